@@ -1,0 +1,41 @@
+# Set-up, demo, tests. `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+# Tests start many processes: one thread each. torch 2.13 warns of renamed collectives at every DeepSpeed call.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## train a small model on CIFAR-10 from images to samples, on this machine
+	$(BIN)/elm demo configs/demo.yaml
+
+test: lint ## lint, and every test that takes less than a minute
+	$(TEST_ENVIRONMENT) $(BIN)/pytest -m "not slow"
+
+test-full: lint ## lint, and every test
+	$(TEST_ENVIRONMENT) $(BIN)/pytest
+
+lint: $(READY) ## style, types and the floors of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean: ## remove caches and build outputs; .venv, runs and data stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find elm_dist tests -name __pycache__ -type d -exec rm -rf {} +
+
+# torch first, by itself: pip then takes the build that this machine offers (CPU or CUDA) and nothing later replaces it.
+$(READY): pyproject.toml setup.py constraints.txt
+	@echo "Setting up .venv with PyTorch, DeepSpeed and elm-dist, about two minutes the first time ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,293 @@
+"""The configuration of a run: every setting, its type, its default (the paper's) and what goes with what.
+
+One `Config` describes a whole run: the tokenizer that makes codes from images, the shards of codes, the model, its
+schedule and its layout over processes. `config_file.py` reads it from YAML. Knows nothing of torch.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunConfig(Section):
+    directory: Path  # everything that the run writes goes here
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # weights, sample order, dropout: all of it follows from this
+
+
+class TokenizerConfig(Section):
+    """The binary autoencoder (BAE) that turns an image into a grid of codes and back (paper section 3.2)."""
+
+    directory: Path  # where the trained tokenizer lies: config.json and model.safetensors
+    kind: Literal["bae"] = "bae"
+    code_bits: Annotated[int, Field(ge=1, le=64)] = 16  # bits per image position
+    image_size: Count = 256  # pixels per side
+    patch_size: Count = 1  # pixels per side folded into channels before the first convolution; 4 suits small images
+    base_channels: Annotated[int, Field(multiple_of=32, ge=32)] = 128  # group norm has 32 groups
+    channel_multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 1, 2, 2, 4)
+    res_blocks: Count = 2  # residual blocks per resolution
+    attention_resolutions: tuple[Count, ...] = (16,)  # feature-map sizes with self-attention
+    embedding_channels: Annotated[int, Field(multiple_of=32, ge=32)] = 256
+    quantization: Literal["bernoulli", "deterministic"] = "bernoulli"  # how training turns probabilities into bits
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per grid cell and side."""
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Grid cells per side; an image is grid x grid codes."""
+        return self.image_size // self.downsampling
+
+    @property
+    def positions(self) -> int:
+        return self.grid**2
+
+
+class TokenizerTrainingConfig(Section):
+    """Defaults of Binary Latent Diffusion, where the BAE comes from; the paper trains 1,000,000 steps at batch 256."""
+
+    images: Path = Path("data/imagenet")  # train/<class>/*.jpg and validation/<class>/*.jpg
+    total_steps: Count = 1_000_000
+    batch_size: Count = 256
+    learning_rate: Positive = 5.4e-5
+    warmup_steps: Cadence = 0
+    final_learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # cosine from learning_rate to this share
+    ema_decay: Share = 0.9995
+    log_every: Cadence = 50
+    checkpoint_every: Cadence = 5_000
+    loader_workers: Annotated[int, Field(ge=0)] = 8
+
+
+class DataConfig(Section):
+    shards: Path  # a folder with manifest.json, made by `elm tokenize`
+    class_dropout: Share = 0.1  # share of samples that train the unconditional model
+
+
+class ModelConfig(Section):
+    """The autoregressive transformer (paper sections 3.5 and 3.6)."""
+
+    num_layers: Count
+    hidden_size: Count
+    num_heads: Count
+    subtokens: Count  # sub-codes per position: `subtokens` x `subtoken_bits` = `tokenizer.code_bits`
+    subtoken_bits: Annotated[int, Field(ge=1, le=16)]
+    num_classes: Count = 1000
+    dropout: Share = 0.1  # of the input sequence and of both branches of a block; attention has none
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of one sub-code's table and of one head."""
+        return 2**self.subtoken_bits
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def feed_forward_size(self) -> int:
+        """SwiGLU width: 8/3 of the hidden size, rounded up to a multiple of 256."""
+        return -(-int(8 * self.hidden_size / 3) // 256) * 256
+
+
+class ScheduleConfig(Section):
+    total_steps: Count = 2_001_823  # 400 epochs of 1,281,167 images at batch 256
+    global_batch_size: Count = 256  # images per step, over all processes
+    micro_batch_size: Count = 32  # images per forward pass and replica; accumulation is derived
+    warmup_steps: Cadence = 0
+    final_learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # cosine to this share; 1 = constant (paper)
+
+
+class OptimizerConfig(Section):
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Positive = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05  # of matrices; vectors have none
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0  # largest global norm; 0 = off
+    ema_decay: Share = 0.9999  # of the averaged weights that are sampled from
+
+
+class ParallelConfig(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "bf16"  # of the compute; master weights, norms and the loss are fp32
+    pipeline_stages: Count = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    checkpoint_every_blocks: Cadence = 0  # recompute activations in the backward pass of every n-th block; 0 = off
+    timeout_minutes: Positive = 10  # of any one collective operation
+
+
+class CheckpointConfig(Section):
+    every: Cadence = 10_000
+    keep_last: Count = 3
+    keep_every: Cadence = 100_000  # these are kept for good
+
+
+class MonitoringConfig(Section):
+    log_every: Count = 50
+    validation_every: Cadence = 5_000
+    validation_samples: Count = 4_096
+    sample_every: Cadence = 10_000
+    sample_classes: tuple[Annotated[int, Field(ge=0)], ...] = (207, 360, 387, 974, 88, 979, 417, 279)
+    tensorboard: bool = True
+
+
+class SamplingConfig(Section):
+    """How images are drawn (paper section 3.6, table 15)."""
+
+    cfg_scale: Annotated[float, Field(ge=1)] = 4.0
+    cfg_schedule: Literal["constant", "linear", "cos", "log", "square", "square_root"] = "linear"
+    temperature: Positive = 1.0
+    top_k: Cadence = 0  # of each sub-code; 0 = all
+    weights: Literal["ema", "raw"] = "ema"
+
+
+class Config(Section):
+    run: RunConfig
+    tokenizer: TokenizerConfig
+    tokenizer_training: TokenizerTrainingConfig = TokenizerTrainingConfig()
+    data: DataConfig
+    model: ModelConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+
+# --- What goes with what ----------------------------------------------------------------------------------------------
+# Each rule reads the sections that it names and yields (path, message with the remedy) for what it refuses.
+
+Problem = tuple[str, str]
+Rule = Callable[..., Iterator[Problem]]
+RULES: list[tuple[tuple[str, ...], Rule]] = []
+
+
+def rule(*sections: str) -> Callable[[Rule], Rule]:
+    def register(check: Rule) -> Rule:
+        RULES.append((sections, check))
+        return check
+
+    return register
+
+
+@rule("model", "tokenizer")
+def _codes_split_evenly(model: ModelConfig, tokenizer: TokenizerConfig) -> Iterator[Problem]:
+    bits = model.subtokens * model.subtoken_bits
+    if bits != tokenizer.code_bits:
+        yield (
+            "model.subtoken_bits",
+            f"{model.subtokens} sub-tokens x {model.subtoken_bits} bits = {bits} bits, but tokenizer.code_bits is "
+            f"{tokenizer.code_bits}; make the product equal, or set tokenizer.code_bits={bits}",
+        )
+
+
+@rule("model")
+def _heads_fit(model: ModelConfig) -> Iterator[Problem]:
+    if model.hidden_size % model.num_heads:
+        yield (
+            "model.num_heads",
+            f"{model.num_heads} heads do not divide hidden_size {model.hidden_size}; choose a divisor of it",
+        )
+    elif model.head_size % 4:
+        yield (
+            "model.num_heads",
+            f"a head of {model.head_size} channels cannot be rotated in two dimensions; choose num_heads so that "
+            "hidden_size / num_heads is a multiple of 4",
+        )
+
+
+@rule("tokenizer")
+def _image_fits(tokenizer: TokenizerConfig) -> Iterator[Problem]:
+    if tokenizer.image_size % tokenizer.downsampling:
+        yield (
+            "tokenizer.image_size",
+            f"{tokenizer.image_size} pixels are no multiple of the down-sampling {tokenizer.downsampling} (patch_size "
+            "x 2 per channel multiplier after the first); choose a multiple of it",
+        )
+        return
+    sizes = [tokenizer.image_size // tokenizer.patch_size // 2**i for i in range(len(tokenizer.channel_multipliers))]
+    for resolution in tokenizer.attention_resolutions:
+        if resolution not in sizes:
+            yield (
+                "tokenizer.attention_resolutions",
+                f"no feature map is {resolution} x {resolution}; there are {', '.join(map(str, sizes))}",
+            )
+
+
+@rule("schedule")
+def _batch_divides(schedule: ScheduleConfig) -> Iterator[Problem]:
+    if schedule.global_batch_size % schedule.micro_batch_size:
+        yield (
+            "schedule.global_batch_size",
+            f"{schedule.global_batch_size} images are no multiple of micro_batch_size {schedule.micro_batch_size}; "
+            "choose a multiple of it",
+        )
+
+
+@rule("parallel", "model")
+def _stages_fit(parallel: ParallelConfig, model: ModelConfig) -> Iterator[Problem]:
+    if parallel.pipeline_stages > model.num_layers:
+        yield (
+            "parallel.pipeline_stages",
+            f"{parallel.pipeline_stages} stages need at least one block each, but model.num_layers is "
+            f"{model.num_layers}; use at most {model.num_layers} stages",
+        )
+
+
+@rule("parallel")
+def _engines_fit(parallel: ParallelConfig) -> Iterator[Problem]:
+    if parallel.pipeline_stages > 1 and parallel.zero_stage != 1:
+        yield (
+            "parallel.zero_stage",
+            f"a pipeline goes with ZeRO stage 1 alone, not {parallel.zero_stage} (2 and 3 split gradients that the "
+            "pipeline still accumulates, 0 clips them wrongly); set parallel.zero_stage=1, or "
+            "parallel.pipeline_stages=1",
+        )
+    elif parallel.precision == "bf16" and parallel.zero_stage == 0:
+        yield (
+            "parallel.zero_stage",
+            "bf16 needs the fp32 master weights that ZeRO keeps, and DeepSpeed's stage 0 miscounts Adam's steps; set "
+            "parallel.zero_stage=1 or parallel.precision=fp32",
+        )
+
+
+@rule("monitoring", "model")
+def _sample_classes_exist(monitoring: MonitoringConfig, model: ModelConfig) -> Iterator[Problem]:
+    unknown = [label for label in monitoring.sample_classes if label >= model.num_classes]
+    if unknown:
+        yield (
+            "monitoring.sample_classes",
+            f"there is no class {', '.join(map(str, unknown))}; classes are 0 to {model.num_classes - 1}",
+        )
+
+
+@rule("sampling", "model")
+def _top_k_fits(sampling: SamplingConfig, model: ModelConfig) -> Iterator[Problem]:
+    if sampling.top_k > model.vocabulary:
+        yield (
+            "sampling.top_k",
+            f"{sampling.top_k} is more than the {model.vocabulary} entries of a sub-code of {model.subtoken_bits} "
+            f"bits; use 1 to {model.vocabulary}, or 0 for all",
+        )
+
+
+def broken_rules(sections: dict[str, Any]) -> list[Problem]:
+    """Return what the sections at hand, all valid by themselves, make impossible together."""
+    return [
+        problem
+        for names, check in RULES
+        if all(name in sections for name in names)
+        for problem in check(*(sections[name] for name in names))
+    ]

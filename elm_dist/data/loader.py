@@ -1,0 +1,112 @@
+"""The samples of a run in their exact order: what is read is a function of the seed and the position alone.
+
+Training is one endless stream of positions; position p lies in epoch p // samples. A process that reads position p gets
+the same sample whatever it read before and however many processes there are, so the only state to save is one integer:
+the samples seen. Knows nothing of processes, models and devices.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elm_dist.data.shards import ShardReader, load_manifest
+from elm_dist.randomness import generator, uniforms
+
+BLOCK = 1024  # samples that lie side by side in the shards and are shuffled as one
+GROUP = 64  # blocks whose samples are shuffled among each other
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    codes: Tensor  # (batch, packed_bytes), uint8
+    labels: Tensor  # (batch,), int64
+    positions: NDArray[np.int64]  # (batch,): in the stream of training samples, or in the stored order of validation
+
+
+class TokenLoader:
+    """Micro-batches of the shards in `directory`, for training in shuffled and for validation in stored order.
+
+    A training label is `null_class` instead for a share `class_dropout` of the positions. Raises ShardError if the
+    shards are missing, and when it first touches one that is damaged.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seed: int,
+        global_batch_size: int,
+        micro_batch_size: int,
+        class_dropout: float,
+        null_class: int,
+    ) -> None:
+        self.manifest = load_manifest(directory)
+        self.seed = seed
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.class_dropout, self.null_class = class_dropout, null_class
+        self._train = ShardReader(directory, self.manifest, "train")
+        self._validation = ShardReader(directory, self.manifest, "validation")
+
+    def train_micro_batch(self, step: int, index: int) -> MicroBatch:
+        """Return the micro-batch `index` of the global batch of `step`.
+
+        With R replicas that accumulate A micro-batches, replica r takes the indices r * A to (r + 1) * A - 1.
+        """
+        return self.micro_batch(step * self.global_batch_size + index * self.micro_batch_size)
+
+    def micro_batch(self, position: int) -> MicroBatch:
+        """Return the micro-batch that starts at `position` of the endless stream of training samples."""
+        positions = np.arange(position, position + self.micro_batch_size)
+        indices = stored_indices(self.seed, len(self._train), position, self.micro_batch_size)
+        codes, labels = self._train.read(indices)
+        dropped = uniforms(self.seed, "class_dropout", positions) < self.class_dropout
+        return _micro_batch(codes, np.where(dropped, self.null_class, labels), positions)
+
+    def validation_micro_batch(self, index: int) -> MicroBatch:
+        """Return validation micro-batch `index`; the last of the split may be shorter than the others."""
+        start = index * self.micro_batch_size
+        positions = np.arange(start, min(start + self.micro_batch_size, len(self._validation)))
+        return _micro_batch(*self._validation.read(positions), positions)
+
+
+def stored_indices(seed: int, samples: int, position: int, count: int) -> NDArray[np.int64]:
+    """Return which stored samples the positions from `position` on read, (count,).
+
+    Each epoch permutes the blocks, then the samples within each group of blocks: a permutation of all samples at once
+    would cost each process seconds and 100 MB per epoch, and would make every read a seek.
+    """
+    parts = []
+    while count > 0:
+        epoch, offset = divmod(position, samples)
+        _, starts = _epoch_order(seed, epoch, samples)
+        group = int(np.searchsorted(starts, offset, side="right")) - 1
+        part = _group_order(seed, epoch, group, samples)[offset - starts[group] :][:count]
+        parts.append(part)
+        position, count = position + len(part), count - len(part)
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the blocks in the order of an epoch, and at which position of the epoch each group of them starts."""
+    blocks = generator(seed, "blocks", epoch).permutation(-(-samples // BLOCK))
+    sizes = np.minimum(BLOCK, samples - blocks * BLOCK)  # the block at the end of the shards may be short
+    return blocks, (np.cumsum(sizes) - sizes)[::GROUP]
+
+
+@lru_cache(maxsize=4)
+def _group_order(seed: int, epoch: int, group: int, samples: int) -> NDArray[np.int64]:
+    """Return the stored indices of one group's samples in the order of an epoch."""
+    blocks, _ = _epoch_order(seed, epoch, samples)
+    members = blocks[group * GROUP : (group + 1) * GROUP]
+    indices = np.concatenate([np.arange(block * BLOCK, min((block + 1) * BLOCK, samples)) for block in members])
+    return generator(seed, "group", epoch, group).permutation(indices)
+
+
+def _micro_batch(codes: NDArray[np.uint8], labels: NDArray[np.integer], positions: NDArray[np.int64]) -> MicroBatch:
+    return MicroBatch(torch.from_numpy(codes), torch.from_numpy(labels.astype(np.int64)), positions)

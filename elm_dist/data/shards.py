@@ -1,0 +1,322 @@
+"""The format of token shards: a manifest and tar files of packed codes, written whole and read where they lie.
+
+A shard is a plain WebDataset whose entries hold up to 1,024 samples each, so that stock tools read it and a memory map
+of it is nearly as fast as one flat array. `docs/data.md` has the layout byte for byte. Knows nothing of images, of the
+order that training reads in, and of processes.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import takewhile, zip_longest
+from pathlib import Path
+from reprlib import repr as short
+from typing import IO, Annotated, Literal, NamedTuple
+
+import numpy as np
+import webdataset
+from numpy.lib import format as npy
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from elm_dist.codes.subtokens import CodeShape
+from elm_dist.errors import ShardError
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["train", "validation"]
+Count = Annotated[int, Field(ge=1)]
+
+MANIFEST = "manifest.json"
+UNFINISHED = "manifest.partial.json"  # the same, of the shards so far; its name changes when all are there
+REMAKE = "make shards with `elm tokenize --images DIR --tokenizer DIR --out SHARDS`"
+REPLACE = "run the same `elm tokenize` again, it replaces the file"
+OPEN_SHARDS = (
+    128  # the samples that training shuffles together lie in 64 blocks, each of which touches two shards at most
+)
+
+
+class ShardFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Annotated[str, Field(pattern=r"^(train|validation)-\d{6}\.tar$")]  # a bare name: never outside the folder
+    samples: Count
+    bytes: Count
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a folder of shards holds, and what it was made from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    bit_order: Literal["big-endian"] = "big-endian"  # as in codes/subtokens.py, which is `np.packbits`
+    tokenizer_fingerprint: str
+    code_bits: Annotated[int, Field(ge=1, le=64)]
+    grid: Count  # positions per side
+    image_size: Count  # pixels per side
+    record_rows: Count  # samples per entry of a tar; the last of each tar may hold fewer
+    classes: tuple[str, ...]  # names; a label is an index into them
+    seed: int  # of the shuffle at write time
+    flip: bool  # whether each training image is there a second time, mirrored
+    images: dict[Split, Count]  # how many the samples were made from
+    splits: dict[Split, tuple[ShardFile, ...]] = {}
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of one image's codes."""
+        return CodeShape(self.grid**2, subtokens=1, subtoken_bits=self.code_bits).packed_bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of manifest.json: two sets of shards with the same one are the same, byte for byte."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    def files(self, split: Split) -> tuple[ShardFile, ...]:
+        return self.splits.get(split, ())
+
+    def samples(self, split: Split) -> int:
+        return sum(entry.samples for entry in self.files(split))
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Return the manifest of a finished set of shards; raises ShardError if there is none."""
+    manifest = _read_manifest(directory / MANIFEST)
+    if manifest is not None:
+        return manifest
+    if (directory / UNFINISHED).exists():
+        raise ShardError(
+            f"{directory}: these shards are not finished; run the same `elm tokenize` again, it goes on from there"
+        )
+    raise ShardError(
+        f"{directory}: there are no token shards here; run `elm tokenizer train CONFIG`, then "
+        "`elm tokenize --images DIR --tokenizer DIR --out SHARDS`"
+    )
+
+
+def check_manifest_fits(
+    manifest: Manifest, directory: Path, *, code_bits: int, grid: int, tokenizer_fingerprint: str
+) -> None:
+    """Raise ShardError if the shards were made with another tokenizer than that of the run."""
+    needed = {"code_bits": code_bits, "grid": grid, "tokenizer_fingerprint": tokenizer_fingerprint}
+    differences = _differences(manifest, needed)
+    if differences:
+        raise ShardError(f"{directory}: the shards do not fit this run ({differences}); {REMAKE}")
+
+
+def verify_shards(directory: Path) -> None:
+    """Read every shard in full; raises ShardError for the first that is not as the manifest says."""
+    manifest = load_manifest(directory)
+    for split in manifest.splits:
+        for entry in manifest.files(split):
+            _open_shard(directory / entry.file, entry, manifest)
+            if _sha256(directory / entry.file) != entry.sha256:
+                raise ShardError(f"{directory / entry.file}: the checksum is not that of the manifest; {REPLACE}")
+
+
+# --- Writing ---------------------------------------------------------------------------------------------------------
+
+
+class ShardWriter:
+    """Writes a set of shards, one whole shard at a time, so that a killed run goes on at its last complete shard.
+
+    `manifest` says what the set is, without files; `writer.manifest` has those written so far. Raises ShardError if the
+    folder holds anything else than a part of this very set.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        recorded = _read_manifest(directory / MANIFEST) or _read_manifest(directory / UNFINISHED)
+        if recorded is None:
+            if any(path.suffix != ".tmp" for path in directory.iterdir()):
+                raise ShardError(f"{directory}: the folder holds other files; choose an empty or a new one with --out")
+            recorded = manifest
+        else:
+            differences = _differences(recorded, manifest.model_dump(exclude={"splits"}))
+            if differences:
+                raise ShardError(
+                    f"{directory}: the folder holds other shards ({differences}); choose another folder with --out, or "
+                    "remove this one"
+                )
+        kept = {split: tuple(takewhile(self._is_intact, files)) for split, files in recorded.splits.items()}
+        self.manifest = manifest.model_copy(update={"splits": kept})
+        self._save(UNFINISHED)
+
+    def write(self, split: Split, codes: NDArray[np.uint8], labels: NDArray[np.uint16]) -> None:
+        """Add one shard of codes (samples, packed_bytes) and labels (samples,), all of it or nothing."""
+        assert codes.shape == (len(labels), self.manifest.packed_bytes)
+        assert codes.flags.c_contiguous
+        files, rows = self.manifest.files(split), self.manifest.record_rows
+        path = self.directory / f"{split}-{len(files):06d}.tar"
+        unfinished = path.with_suffix(".tar.tmp")
+        # mtime=0: the time of writing would make each file different
+        with unfinished.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
+            for record, start in enumerate(range(0, len(labels), rows)):
+                part = slice(start, start + rows)
+                tar.write({"__key__": f"{record:09d}", "cls.npy": labels[part], "codes.npy": codes[part]})
+        os.replace(unfinished, path)
+        entry = ShardFile(file=path.name, samples=len(labels), bytes=path.stat().st_size, sha256=_sha256(path))
+        splits = {**self.manifest.splits, split: (*files, entry)}
+        self.manifest = self.manifest.model_copy(update={"splits": splits})
+        self._save(UNFINISHED)
+
+    def finish(self) -> Manifest:
+        """Declare the set complete; only now do readers accept it."""
+        self._save(MANIFEST)
+        (self.directory / UNFINISHED).unlink(missing_ok=True)
+        return self.manifest
+
+    def _is_intact(self, entry: ShardFile) -> bool:
+        path = self.directory / entry.file
+        intact = path.exists() and _sha256(path) == entry.sha256
+        if not intact:
+            logger.warning("%s is missing or damaged: it and the shards after it are made again", path)
+        return intact
+
+    def _save(self, name: str) -> None:
+        unfinished = self.directory / f"{name}.tmp"
+        unfinished.write_bytes(self.manifest.to_bytes())
+        os.replace(unfinished, self.directory / name)
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+class ShardReader:
+    """Random access to the samples of one split by their stored index; opens a shard when it is first touched."""
+
+    def __init__(self, directory: Path, manifest: Manifest, split: Split) -> None:
+        self._directory, self._manifest = directory, manifest
+        self._files = manifest.files(split)
+        if not self._files:
+            raise ShardError(f"{directory}: there are no {split} samples in these shards; {REMAKE}")
+        self._starts = np.cumsum([0, *(entry.samples for entry in self._files)])
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        """Return copies of the codes (n, packed_bytes) and the labels (n,) of any stored indices (n,) in any order."""
+        codes = np.empty((len(indices), self._manifest.packed_bytes), np.uint8)
+        labels = np.empty(len(indices), np.uint16)
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(shards):
+            here = np.flatnonzero(shards == number)
+            codes[here], labels[here] = self._shard(int(number)).read(indices[here] - self._starts[number])
+        return codes, labels
+
+    def _open(self, number: int) -> "_OpenShard":
+        entry = self._files[number]
+        return _open_shard(self._directory / entry.file, entry, self._manifest)
+
+
+class _OpenShard(NamedTuple):
+    """A memory map of one tar, as all its windows of one sample's length, and where in it each record begins."""
+
+    record_rows: int
+    codes: NDArray[np.uint8]  # (bytes of the file - packed_bytes + 1, packed_bytes), a view
+    codes_offsets: NDArray[np.int64]  # (records,)
+    labels: NDArray[np.uint8]  # (bytes of the file - 1, 2), a view
+    labels_offsets: NDArray[np.int64]
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+        record, row = np.divmod(rows, self.record_rows)
+        codes = self.codes[self.codes_offsets[record] + row * self.codes.shape[1]]
+        labels = self.labels[self.labels_offsets[record] + row * self.labels.shape[1]]
+        return codes, labels.view("<u2")[:, 0]
+
+
+def _open_shard(path: Path, entry: ShardFile, manifest: Manifest) -> _OpenShard:
+    """Check the whole layout of a shard, reading its headers alone, and map it into memory."""
+    try:
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) != entry.bytes:
+                raise _DamagedError(f"the file has {size} bytes, not the {entry.bytes} of the manifest")
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                pairs = zip_longest(tar.getmembers(), _layout(entry.samples, manifest))
+                offsets = np.array([_data_offset(file, member, expected) for member, expected in pairs])
+    except FileNotFoundError:
+        raise ShardError(f"{path}: the file is missing; {REPLACE}") from None
+    except (tarfile.TarError, _DamagedError) as error:
+        raise ShardError(f"{path}: the file is damaged ({error}); {REPLACE}") from None
+    data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+    codes, labels = (sliding_window_view(data, length) for length in (manifest.packed_bytes, 2))
+    return _OpenShard(manifest.record_rows, codes, offsets[1::2], labels, offsets[::2])
+
+
+class _Entry(NamedTuple):
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+class _DamagedError(Exception):
+    """What a shard holds is not what its manifest says."""
+
+
+def _layout(samples: int, manifest: Manifest) -> Iterator[_Entry]:
+    """Yield the entries that a shard of so many samples has, in their order (of names, as TarWriter sorts them)."""
+    for record, start in enumerate(range(0, samples, manifest.record_rows)):
+        rows = min(manifest.record_rows, samples - start)
+        yield _Entry(f"{record:09d}.cls.npy", np.dtype("<u2"), (rows,))
+        yield _Entry(f"{record:09d}.codes.npy", np.dtype("u1"), (rows, manifest.packed_bytes))
+
+
+def _data_offset(file: IO[bytes], member: tarfile.TarInfo | None, expected: _Entry | None) -> int:
+    """Return where in `file` the numbers of an entry begin; raises _DamagedError if it is not the `expected` one."""
+    if member is None or expected is None or member.name != expected.name:
+        names = [entry.name if entry else "nothing" for entry in (member, expected)]
+        raise _DamagedError(f"it has {names[0]} where {names[1]} belongs")
+    if not member.isreg():
+        raise _DamagedError(f"{member.name} is not a regular file")
+    file.seek(member.offset_data)
+    try:
+        if npy.read_magic(file) != (1, 0):
+            raise ValueError("the version is not 1.0")
+        shape, fortran_order, dtype = npy.read_array_header_1_0(file)
+    except ValueError as error:
+        raise _DamagedError(f"{member.name} is not a .npy array: {' '.join(str(error).split())}") from None
+    if fortran_order:
+        raise _DamagedError(f"{member.name} is in column order, not in row order")
+    if (dtype, shape) != (expected.dtype, expected.shape):
+        raise _DamagedError(f"{member.name} is {dtype} {shape}, not {expected.dtype} {expected.shape}")
+    offset = file.tell()
+    if offset + math.prod(shape) * dtype.itemsize != member.offset_data + member.size:
+        raise _DamagedError(f"{member.name} has {member.size} bytes, which is not the size of its array")
+    return offset
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ShardError(f"{path}: not the manifest of shards ({where}: {first['msg']}); {REMAKE}") from None
+
+
+def _differences(recorded: Manifest, needed: dict[str, object]) -> str:
+    """Return where the manifest differs from what is needed, as words; empty if it does not."""
+    return ", ".join(
+        f"{name} is {short(getattr(recorded, name))}, not {short(value)}"
+        for name, value in needed.items()
+        if getattr(recorded, name) != value
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,37 @@
+"""The one error family of elm-dist.
+
+Every mistake that a user can make ends in an `ElmError`: one sentence that says what is wrong, where, what is allowed
+and what to do about it. The doors (`cli.py`, `train.py`) print it and exit with code 2. Our own mistakes are `assert`.
+"""
+
+
+class ElmError(ValueError):
+    """Wrong input. The message is the whole report: no traceback is shown for it."""
+
+
+class ConfigError(ElmError):
+    """A configuration file or override that cannot be run."""
+
+
+class LayoutError(ElmError):
+    """Processes, stages and batches that do not fit each other."""
+
+
+class ImageError(ElmError):
+    """An image folder or an image file that cannot be used."""
+
+
+class ShardError(ElmError):
+    """Token shards that are missing, damaged, or made for another run."""
+
+
+class TokenizerError(ElmError):
+    """A tokenizer folder that is missing, damaged, or of another shape."""
+
+
+class CheckpointError(ElmError):
+    """A run or checkpoint that is missing, damaged, or of another shape."""
+
+
+class TrainingError(ElmError):
+    """A run that went wrong in a way that only its user can mend, such as a loss that is no longer finite."""

@@ -1,0 +1,48 @@
+"""How well a tokenizer gives images back from their hard bits. Knows nothing of files, training and class labels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elm_dist.tokenizers.bae import BAE
+
+
+@dataclass(frozen=True)
+class ReconstructionScore:
+    """What `measure_reconstruction` returns."""
+
+    psnr_db: float  # mean over the images of each one's peak signal-to-noise ratio, in decibels
+    mean_image_ratio: float  # squared error of always answering the mean image, over that of the reconstruction
+    images: int
+
+
+def compute_mean_image(batches: Iterable[Tensor]) -> Tensor:
+    """Return the mean (3, S, S) of batches of images (batch, 3, S, S)."""
+    sums = [(images.sum(dim=0, dtype=torch.float64), len(images)) for images in batches]
+    return (torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)).float()
+
+
+@torch.no_grad()
+def measure_reconstruction(bae: BAE, batches: Iterable[Tensor], mean_image: Tensor) -> ReconstructionScore:
+    """Measure `bae` on batches of images (batch, 3, S, S) in [0, 1], which lie on its device.
+
+    `mean_image` (3, S, S) is that of the training images: a tokenizer whose `mean_image_ratio` is near 1 has learned
+    nothing but their average.
+    """
+    errors, mean_errors = [], []
+    for images in batches:
+        reconstruction = bae.images_from_codes(bae.image_codes(images))
+        errors.append(_squared_errors(reconstruction, images))
+        mean_errors.append(_squared_errors(mean_image, images))
+    error, mean_error = torch.cat(errors), torch.cat(mean_errors)
+    psnr = -10 * error.clamp_min(1e-10).log10()  # an exact image counts as 100 dB rather than infinitely many
+    return ReconstructionScore(
+        psnr_db=psnr.mean().item(), mean_image_ratio=(mean_error.mean() / error.mean()).item(), images=len(error)
+    )
+
+
+def _squared_errors(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Return the mean squared error of each image, (batch,)."""
+    return (reconstruction - images).double().square().flatten(1).mean(dim=1)

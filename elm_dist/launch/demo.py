@@ -1,0 +1,187 @@
+"""The whole chain on real images, by the very commands that a user would type; each stage reuses what is done already.
+
+Knows nothing of how a stage works: it starts it, times it, and at the end holds its figures against two bars.
+"""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import Progress
+from rich.table import Table
+
+import elm_dist
+from elm_dist.config import Config
+from elm_dist.config_file import load_config
+from elm_dist.data.cifar10 import prepare_cifar10
+from elm_dist.data.images import ImageFolder
+from elm_dist.data.marginals import marginal_bits_per_code_bit
+from elm_dist.monitoring.metrics import VALIDATION_BITS_PER_CODE_BIT
+
+log = logging.getLogger(__name__)
+
+# The bars. The trained model must need this share at most of the bits that per-bit frequencies need; and the
+# reconstructions must have a squared error so many times smaller than the mean image has.
+LARGEST_SHARE_OF_MARGINAL_BITS = 0.98
+SMALLEST_MEAN_IMAGE_RATIO = 4.0
+
+IMAGES_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    command: list[str]
+    made: Path  # what it leaves behind
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Row(NamedTuple):
+    """What one stage took and left behind."""
+
+    stage: str
+    seconds: float
+    made: Path
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo did and found; rich prints it as a table."""
+
+    config: Config
+    rows: list[Row]
+    bits: float  # validation bits per code bit of the trained model
+    marginal_bits: float  # of the best model that looks at nothing
+    mean_image_ratio: float
+    psnr_db: float
+
+    @property
+    def is_proven(self) -> bool:
+        learned = self.bits <= LARGEST_SHARE_OF_MARGINAL_BITS * self.marginal_bits
+        return learned and self.mean_image_ratio >= SMALLEST_MEAN_IMAGE_RATIO
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title="elm demo")
+        for heading in ("stage", "took", "made"):
+            table.add_column(heading, overflow="fold")
+        for row in self.rows:
+            table.add_row(row.stage, f"{row.seconds:.0f} s", str(row.made))
+        yield table
+        run = self.config.run.directory
+        yield (
+            f"tokenizer    {self.psnr_db:.2f} dB PSNR, {self.mean_image_ratio:.1f} times better than the mean image "
+            f"(at least {SMALLEST_MEAN_IMAGE_RATIO:g} wanted)"
+        )
+        yield (
+            f"model        {self.bits:.4f} bits per code bit on validation images; per-bit frequencies alone need "
+            f"{self.marginal_bits:.4f} (at most {LARGEST_SHARE_OF_MARGINAL_BITS * self.marginal_bits:.4f} wanted)"
+        )
+        yield f"picture      {final_samples(self.config) / 'grid.png'}"
+        yield f"TensorBoard  tensorboard --logdir {run}"
+        yield f"run          {run}"
+        yield "proven: both bars are met" if self.is_proven else "FAILED: a bar is not met, see the figures above"
+
+
+def run_demo(config_path: Path, images: Path | None, overrides: list[str]) -> DemoReport:
+    """Run every stage that is not done yet and return what came out. A failed stage ends the program with its exit code."""
+    overrides = [*_fit_machine(load_config(config_path, overrides)), *overrides]
+    if images is not None:
+        overrides += _fit_images(images)
+    config = load_config(config_path, overrides)
+    rows = [_timed("images", lambda: _prepare_images(config, images), config.tokenizer_training.images)]
+    for stage in _stages(config_path, config, overrides):
+        rows.append(_timed(stage.name, lambda stage=stage: _run(stage), stage.made))
+    return _report(config, rows)
+
+
+def final_samples(config: Config) -> Path:
+    return config.run.directory / "samples" / "final"
+
+
+def _stages(config_path: Path, config: Config, overrides: list[str]) -> Iterator[Stage]:
+    bin_directory = Path(sys.executable).parent
+    elm, deepspeed = str(bin_directory / "elm"), str(bin_directory / "deepspeed")
+    tokenizer, shards, run = config.tokenizer.directory, config.data.shards, config.run.directory
+    yield Stage("tokenizer", [elm, "tokenizer", "train", str(config_path), *overrides], tokenizer)
+    images = str(config.tokenizer_training.images)
+    yield Stage(
+        "shards", [elm, "tokenize", "--images", images, "--tokenizer", str(tokenizer), "--out", str(shards)], shards
+    )
+    processes = config.parallel.pipeline_stages
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    train = [str(Path(elm_dist.__file__).parent / "train.py"), "--config", str(config_path), *overrides]
+    yield Stage(
+        "training",
+        [deepspeed, "--num_gpus", str(processes), *train],
+        run,
+        {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore::FutureWarning"},
+    )
+    out = final_samples(config)
+    yield Stage("samples", [elm, "sample", str(run), "--out", str(out), "--per-class", str(IMAGES_PER_CLASS)], out)
+
+
+def _fit_machine(config: Config) -> list[str]:
+    """Return the overrides for a machine that has GPUs, but fewer than the configuration has pipeline stages."""
+    gpus = torch.cuda.device_count() if config.parallel.device != "cpu" else 0
+    return [f"parallel.pipeline_stages={gpus}"] if 0 < gpus < config.parallel.pipeline_stages else []
+
+
+def _fit_images(images: Path) -> list[str]:
+    """Return the overrides for a user's own images and however many classes they have."""
+    classes = len(ImageFolder(images, "train", 1).names)
+    return [
+        f"tokenizer_training.images={images}",
+        f"model.num_classes={classes}",
+        f"monitoring.sample_classes={list(range(min(classes, 10)))}",
+    ]
+
+
+def _prepare_images(config: Config, images: Path | None) -> None:
+    if images is not None:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "elm-dist"
+    with Progress(transient=True) as progress:
+        task = progress.add_task("CIFAR-10")
+        prepare_cifar10(
+            config.tokenizer_training.images, cache, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+
+
+def _run(stage: Stage) -> None:
+    log.info("$ %s", shlex.join(stage.command))
+    code = subprocess.run(stage.command, env={**os.environ, **stage.environment}).returncode
+    if code != 0:
+        log.error("the stage `%s` failed with exit code %d; mend what it says and run the same command again", stage.name, code)
+        raise SystemExit(code if code > 0 else 1)
+
+
+def _timed(name: str, work: Callable[[], None], made: Path) -> Row:
+    log.info("--- %s", name)
+    begin = time.monotonic()
+    work()
+    return Row(name, time.monotonic() - begin, made)
+
+
+def _report(config: Config, rows: list[Row]) -> DemoReport:
+    """Read the figures that the stages left behind."""
+    score = json.loads((config.tokenizer.directory / "report.json").read_text())
+    lines = (config.run.directory / "metrics.jsonl").read_text().splitlines()
+    validations = [v for v in map(json.loads, lines) if VALIDATION_BITS_PER_CODE_BIT in v]
+    return DemoReport(
+        config,
+        rows,
+        bits=validations[-1][VALIDATION_BITS_PER_CODE_BIT],
+        marginal_bits=marginal_bits_per_code_bit(config.data.shards).train,
+        mean_image_ratio=score["mean_image_ratio"],
+        psnr_db=score["psnr_db"],
+    )

@@ -1,0 +1,41 @@
+"""One transformer block: attention and SwiGLU, each behind its own norm and added to the stream."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from elm_dist.config import ModelConfig
+from elm_dist.model.attention import Attention, KeyValueCache
+from elm_dist.model.layers import Dropout, RMSNorm, SwiGLU, current_micro_batch_seed
+
+
+class Block(nn.Module):
+    """Block number `index` (from 0) of the model. With `recompute` its activations are made again in the backward pass."""
+
+    def __init__(self, model: ModelConfig, grid: int, index: int, recompute: bool) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.attention_norm = RMSNorm(model.hidden_size)
+        self.attention = Attention(model.hidden_size, model.num_heads, grid)
+        self.attention_dropout = Dropout(model.dropout, f"block_{index}/attention")
+        self.feed_forward_norm = RMSNorm(model.hidden_size)
+        self.feed_forward = SwiGLU(model.hidden_size, model.feed_forward_size)
+        self.feed_forward_dropout = Dropout(model.dropout, f"block_{index}/feed_forward")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stream (batch, positions, hidden_size) after this block."""
+        seed = current_micro_batch_seed() if self.training else None
+        if self.recompute and torch.is_grad_enabled():
+            # The seed travels as an argument: by the time of the backward pass another micro-batch is the current one.
+            return checkpoint(self._transform, x, seed, use_reentrant=False, preserve_rng_state=False)
+        return self._transform(x, seed)
+
+    def step(self, x: Tensor, position: int, cache: KeyValueCache) -> Tensor:
+        """Return the stream (batch, 1, hidden_size) at one position, given the cache of all before it."""
+        return self._transform(x, None, cache, position)
+
+    def _transform(
+        self, x: Tensor, seed: int | None, cache: KeyValueCache | None = None, position: int = 0
+    ) -> Tensor:
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), cache, position), seed)
+        return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), seed)

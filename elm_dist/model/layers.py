@@ -1,0 +1,73 @@
+"""The small parts of a block: RMS norm, SwiGLU, and dropout whose masks belong to the data.
+
+Knows nothing of processes: whoever runs a micro-batch says which one it is, with `micro_batch_seed`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elm_dist.randomness import derive_seed
+
+_micro_batch_seed: ContextVar[int] = ContextVar("micro_batch_seed")
+
+
+@contextmanager
+def micro_batch_seed(seed: int) -> Iterator[None]:
+    """Name the micro-batch that is computed inside, so that its dropout is the same on every layout."""
+    token = _micro_batch_seed.set(seed)
+    try:
+        yield
+    finally:
+        _micro_batch_seed.reset(token)
+
+
+def current_micro_batch_seed() -> int:
+    return _micro_batch_seed.get()
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a pure function of the micro-batch's seed and of this module's `site` in the model."""
+
+    def __init__(self, share: float, site: str) -> None:
+        super().__init__()
+        self.share = share
+        self.site = site
+
+    def forward(self, x: Tensor, seed: int | None) -> Tensor:
+        """Drop from `x` (any shape). `seed` is the micro-batch's; None outside training."""
+        if not self.training or self.share == 0:
+            return x
+        assert seed is not None, "dropout in training needs to know its micro-batch"
+        generator = torch.Generator(x.device).manual_seed(derive_seed(seed, self.site))
+        keep = torch.rand(x.shape, generator=generator, device=x.device) >= self.share
+        return x * keep / (1 - self.share)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned weight, computed in fp32 whatever the model's precision."""
+
+    def __init__(self, size: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.epsilon).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward layer: down(silu(gate(x)) * up(x)), without biases."""
+
+    def __init__(self, size: int, inner_size: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(size, inner_size, bias=False)
+        self.up = nn.Linear(size, inner_size, bias=False)
+        self.down = nn.Linear(inner_size, size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -1,0 +1,36 @@
+"""The names of what a run measures, with their units, and how they follow from what the engine counted."""
+
+import math
+from collections.abc import Sequence
+
+LOSS = "train/loss"  # mean cross-entropy per sub-token, nats
+BITS_PER_CODE_BIT = "train/bits_per_code_bit"  # 1.0 = nothing learned; comparable between decompositions
+GRAD_NORM = "optimizer/grad_norm"  # before clipping
+LEARNING_RATE = "optimizer/learning_rate"
+IMAGES_PER_SECOND = "speed/images_per_second"
+STEP_SECONDS = "speed/step_seconds"
+MFU_PERCENT = "speed/mfu_percent"  # of the device's dense bf16 peak; absent where that is not known
+DATA_WAIT_PERCENT = "speed/data_wait_percent"  # of the step that the main process waited for its shards
+MEMORY_GIB = "memory/peak_gib"  # of the main process's device
+SAMPLES_SEEN = "progress/samples_seen"
+ETA_HOURS = "progress/eta_hours"
+SAMPLE_GRID = "samples/grid"
+VALIDATION_LOSS = "validation/loss"
+VALIDATION_BITS_PER_CODE_BIT = "validation/bits_per_code_bit"
+
+
+def bits_per_code_bit(loss: float, subtoken_bits: int) -> float:
+    """Return a loss in nats per sub-token as bits per code bit: what an ideal coder needs for each bit of the codes."""
+    return loss / (subtoken_bits * math.log(2))
+
+
+def loss_metrics(
+    split: str, head_losses: Sequence[float], head_accuracies: Sequence[float], subtoken_bits: int
+) -> dict[str, float]:
+    """Return the losses of one split ("train" or "validation") under their names."""
+    loss = sum(head_losses) / len(head_losses)
+    metrics = {f"{split}/loss": loss, f"{split}/bits_per_code_bit": bits_per_code_bit(loss, subtoken_bits)}
+    for head, (head_loss, accuracy) in enumerate(zip(head_losses, head_accuracies, strict=True)):
+        metrics[f"{split}/loss_head_{head}"] = head_loss
+        metrics[f"{split}/accuracy_head_{head}"] = accuracy
+    return metrics

@@ -1,0 +1,23 @@
+"""DeepSpeed's settings, derived from our typed configuration. Users never write them: DeepSpeed accepts misspelled keys."""
+
+from typing import Any
+
+from elm_dist.config import Config
+from elm_dist.parallel.layout import Layout
+
+
+def derive_deepspeed_config(config: Config, layout: Layout) -> dict[str, Any]:
+    """Return the dictionary for `deepspeed.initialize`; the optimizer is built by us and not in it."""
+    settings: dict[str, Any] = {
+        "train_batch_size": config.schedule.global_batch_size,
+        "train_micro_batch_size_per_gpu": layout.micro_batch_size,
+        "gradient_accumulation_steps": layout.accumulation,
+        "gradient_clipping": config.optimizer.gradient_clipping,
+        "zero_optimization": {"stage": config.parallel.zero_stage},
+        "zero_allow_untested_optimizer": True,  # plain SGD is not on DeepSpeed's list; our tests cover it
+        "steps_per_print": None,  # our own writers report
+    }
+    if config.parallel.precision == "bf16":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings

@@ -1,0 +1,15 @@
+"""From sub-tokens to pictures."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elm_dist.codes.packing import subtokens_to_bits
+from elm_dist.tokenizers.bae import BAE
+
+
+def decode_images(tokenizer: BAE, codes: Tensor, subtoken_bits: int) -> NDArray[np.uint8]:
+    """Return the images (batch, size, size, 3) of sub-tokens (batch, positions, subtokens)."""
+    images = tokenizer.images_from_codes(subtokens_to_bits(codes, subtoken_bits))
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,122 @@
+"""The binary autoencoder (BAE): an image becomes a grid of binary codes, and a grid of codes an image.
+
+The encoder gives one probability per code bit; a bit is a Bernoulli draw of it while training, and whether it exceeds
+0.5 otherwise. A code is decoded as the sum of one learned vector per bit that is set, so there is no codebook to search
+and no entry of it that can go unused. Knows nothing of losses, files and processes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elm_dist.codes.packing import pack_bits, unpack_bits
+from elm_dist.codes.subtokens import CodeShape
+from elm_dist.config import TokenizerConfig
+from elm_dist.tokenizers.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, convolution, group_norm
+
+
+class BAE(nn.Module):
+    """The autoencoder of `config`, S = image_size, D = code_bits, on a grid of g x g positions.
+
+    Images are float (batch, 3, S, S) in [0, 1]. The order of the layers is that of the published weights, so that
+    renaming their keys is all that an import takes.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.code_shape = CodeShape(config.positions, subtokens=1, subtoken_bits=config.code_bits)
+        self.encoder = build_encoder(config)
+        self.project = nn.Conv2d(config.embedding_channels, config.code_bits, 1)
+        self.embed = nn.Embedding(config.code_bits, config.embedding_channels)  # what each bit, when set, adds
+        self.decoder = build_decoder(config)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the probability of each code bit, (batch, D, g, g) in (0, 1)."""
+        folded = F.pixel_unshuffle(images, self.config.patch_size)
+        return torch.sigmoid(self.project(self.encoder(folded)))
+
+    def quantize(self, probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return bits, 0.0 or 1.0, of the shape of `probabilities`, whose gradient passes straight through.
+
+        `generator` feeds the Bernoulli draws, which happen only in training mode.
+        """
+        if self.training and self.config.quantization == "bernoulli":
+            bits = torch.bernoulli(probabilities.detach(), generator=generator)
+        else:
+            bits = (probabilities > 0.5).to(probabilities.dtype)
+        return bits + (probabilities - probabilities.detach())  # the bracket is exactly zero: bits stay exact
+
+    def decode(self, bits: Tensor) -> Tensor:
+        """Return the images, not clamped, of float bits (batch, D, g, g)."""
+        features = torch.einsum("bdhw,dc->bchw", bits, self.embed.weight)
+        return F.pixel_shuffle(self.decoder(features), self.config.patch_size)
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction, not clamped, and the probabilities that its bits came from."""
+        probabilities = self.encode(images)
+        return self.decode(self.quantize(probabilities, generator)), probabilities
+
+    @torch.no_grad()
+    def image_codes(self, images: Tensor) -> Tensor:
+        """Return the codes of images as packed bytes (batch, packed_bytes), uint8; the same for the same image."""
+        bits = self.encode(images) > 0.5
+        return pack_bits(bits.flatten(2).transpose(1, 2).flatten(1))  # (batch, D, g, g) -> (batch, positions x D)
+
+    @torch.no_grad()
+    def images_from_codes(self, codes: Tensor) -> Tensor:
+        """Return images in [0, 1] of packed bytes (batch, packed_bytes) or of bits (batch, positions, D)."""
+        bits = unpack_bits(codes, self.code_shape) if codes.dim() == 2 else codes
+        grid = bits.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
+        return self.decode(grid.to(self.embed.weight.dtype)).clamp(0, 1)
+
+
+def build_encoder(config: TokenizerConfig) -> nn.Sequential:
+    """Return the net from folded pixels to embedding_channels; its last norm has no activation, as in the paper."""
+    channels = config.base_channels
+    blocks: list[nn.Module] = [convolution(3 * config.patch_size**2, channels)]
+    for index, (width, attends) in enumerate(_levels(config)):
+        if index > 0:
+            blocks.append(Downsample(channels))
+        blocks += _level(channels, width, config.res_blocks, attends)
+        channels = width
+    blocks += [*_middle(channels), group_norm(channels), convolution(channels, config.embedding_channels)]
+    return nn.Sequential(*blocks)
+
+
+def build_decoder(config: TokenizerConfig) -> nn.Sequential:
+    """Return the net from embedding_channels to folded pixels; it starts by normalising the sum of embeddings."""
+    levels = _levels(config)[::-1]
+    channels = levels[0][0]
+    blocks: list[nn.Module] = [group_norm(config.embedding_channels), convolution(config.embedding_channels, channels)]
+    blocks += _middle(channels)
+    for index, (width, attends) in enumerate(levels):
+        if index > 0:
+            blocks.append(Upsample(channels))
+        blocks += _level(channels, width, config.res_blocks, attends)
+        channels = width
+    blocks += [group_norm(channels), convolution(channels, 3 * config.patch_size**2)]
+    return nn.Sequential(*blocks)
+
+
+def _levels(config: TokenizerConfig) -> list[tuple[int, bool]]:
+    """Return (channels, whether it attends) of each resolution, the finest first."""
+    finest = config.image_size // config.patch_size
+    return [
+        (config.base_channels * multiplier, finest // 2**index in config.attention_resolutions)
+        for index, multiplier in enumerate(config.channel_multipliers)
+    ]
+
+
+def _level(channels: int, width: int, res_blocks: int, attends: bool) -> list[nn.Module]:
+    blocks: list[nn.Module] = []
+    for _ in range(res_blocks):
+        blocks.append(ResidualBlock(channels, width))
+        if attends:
+            blocks.append(AttentionBlock(width))
+        channels = width
+    return blocks
+
+
+def _middle(channels: int) -> list[nn.Module]:
+    return [ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels)]

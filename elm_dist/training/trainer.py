@@ -1,0 +1,225 @@
+"""Trains an ELM: the loop, and what it calls in the order in which it calls it.
+
+Nothing here knows how the model is divided over processes: the engine does.
+"""
+
+import logging
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+
+from elm_dist.checkpoint.store import CheckpointStore
+from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer, tokenizer_fingerprint
+from elm_dist.config import Config
+from elm_dist.data.loader import TokenLoader
+from elm_dist.data.shards import check_manifest_fits, load_manifest
+from elm_dist.errors import CheckpointError, ConfigError
+from elm_dist.model.cost import device_peak_flops, training_flops_per_image
+from elm_dist.monitoring import metrics
+from elm_dist.monitoring.clock import Clock
+from elm_dist.monitoring.health import check_finite
+from elm_dist.monitoring.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writers
+from elm_dist.parallel.engine import Engine, StepResult, build_engine, connect, disconnect
+from elm_dist.parallel.environment import ProcessEnvironment
+from elm_dist.randomness import derive_seed
+from elm_dist.sampling.decode import decode_images
+from elm_dist.sampling.generate import generate
+from elm_dist.sampling.images import image_grid, save_png
+from elm_dist.training.ema import Ema
+from elm_dist.training.optimizer import build_optimizer, initial_state, scheduled_learning_rate
+from elm_dist.training.preemption import on_stop_signal
+from elm_dist.training.run_directory import write_facts
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, environment: ProcessEnvironment) -> None:
+    """Train `config` to its end, or until a signal asks to stop; called alike on every process of the run."""
+    check_data(config)
+    connect(config, environment)
+    try:
+        Trainer(config, environment).run()
+    finally:
+        disconnect()
+
+
+def check_data(config: Config) -> None:
+    """Raise an ElmError unless shards and tokenizer are there and fit the run; done before any process is joined."""
+    manifest, tokenizer = load_manifest(config.data.shards), config.tokenizer
+    check_tokenizer_fits(tokenizer.directory, tokenizer)
+    check_manifest_fits(
+        manifest,
+        config.data.shards,
+        code_bits=tokenizer.code_bits,
+        grid=tokenizer.grid,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer.directory),
+    )
+    if len(manifest.classes) > config.model.num_classes:
+        raise ConfigError(
+            f"model.num_classes={config.model.num_classes} is too few: {config.data.shards} has "
+            f"{len(manifest.classes)} classes; set model.num_classes={len(manifest.classes)}"
+        )
+    batch, samples = config.schedule.global_batch_size, manifest.samples("validation")
+    if config.monitoring.validation_every and min(config.monitoring.validation_samples, samples) < batch:
+        raise ConfigError(
+            f"validation needs at least one global batch of {batch} samples, but monitoring.validation_samples is "
+            f"{config.monitoring.validation_samples} and {config.data.shards} has {samples}; raise the one, make more of "
+            "the other, or set monitoring.validation_every=0"
+        )
+
+
+class Trainer:
+    """A run in progress: its engine, its data, and the step it is at."""
+
+    def __init__(self, config: Config, environment: ProcessEnvironment) -> None:
+        self.config = config
+        self.is_main = environment.is_main
+        self.directory = config.run.directory
+        self.loader = TokenLoader(
+            config.data.shards,
+            seed=config.run.seed,
+            global_batch_size=config.schedule.global_batch_size,
+            micro_batch_size=config.schedule.micro_batch_size,
+            class_dropout=config.data.class_dropout,
+            null_class=config.model.num_classes,
+        )
+        self.engine = build_engine(config, environment, lambda named: build_optimizer(named, config.optimizer))
+        self.engine.prepare_optimizer(lambda master: initial_state(master, config.optimizer))
+        self.ema = Ema(self.engine.state, config.optimizer.ema_decay)
+        self.store = CheckpointStore(self.directory / "checkpoints", config.checkpoint)
+        self.step = self._resume()
+        if self.is_main:
+            write_facts(self.directory, config, str(self.engine.layout), str(self.engine.device))
+        self.writers = self._build_writers()
+        self.clock = Clock()
+
+    def run(self) -> None:
+        """The loop: about as long as it should be, and without a branch on parallelism."""
+        config, total = self.config, self.config.schedule.total_steps
+        on_stop_signal(self._request_stop)
+        stopped = False
+        while self.step < total and not stopped:
+            self.engine.set_learning_rate(self._learning_rate(self.step))
+            result = self.engine.train_step(self.step, self.loader.train_micro_batch)
+            self.step += 1
+            self.ema.update()
+            check_finite(self.step, result.loss, result.grad_norm)
+            self.clock.count(result.data_seconds)
+            stopped = result.stop_requested
+            if self._is_due(config.monitoring.log_every):
+                self.writers.write(self.step, self._metrics(result))
+            if self._is_due(config.monitoring.validation_every):
+                self.writers.write(self.step, self._validate())
+            if self._is_due(config.monitoring.sample_every):
+                self._sample()
+            if self._is_due(config.checkpoint.every) or self.step == total or stopped:
+                self.store.save(self.engine, self.step, self._facts())
+        log.info("%s at step %s: %s", "stopped" if stopped else "finished", f"{self.step:,}", self.directory)
+        self.writers.close()
+
+    def _request_stop(self) -> None:
+        self.engine.stop = True
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.step == self.config.schedule.total_steps)
+
+    def _learning_rate(self, step: int) -> float:
+        schedule = self.config.schedule
+        return scheduled_learning_rate(
+            step,
+            schedule.total_steps,
+            self.config.optimizer.learning_rate,
+            schedule.warmup_steps,
+            schedule.final_learning_rate_share,
+        )
+
+    def _resume(self) -> int:
+        """Lay the newest checkpoint over the engine and return its step; 0 for a new run."""
+        checkpoint = self.store.load(self.engine)
+        if checkpoint is None:
+            log.info("new run in %s: %s", self.directory, self.engine.layout)
+            return 0
+        theirs = checkpoint.facts
+        for fact, here in self._facts(checkpoint.step).items():
+            if theirs.get(fact) != here:
+                raise CheckpointError(
+                    f"{checkpoint.directory} cannot go on here: its {fact} is {theirs.get(fact)}, this run's is {here}; "
+                    "use the same data, seed and global batch, or another run.directory"
+                )
+        self.engine.state.set_step(checkpoint.step)
+        log.info("resuming %s at step %s: %s", self.directory, f"{checkpoint.step:,}", self.engine.layout)
+        return checkpoint.step
+
+    def _facts(self, step: int | None = None) -> dict[str, Any]:
+        """Return what must not change between two parts of a run for its sample order to go on."""
+        step = self.step if step is None else step
+        return {
+            "data": self.loader.manifest.fingerprint,
+            "seed": self.config.run.seed,
+            "samples_seen": step * self.config.schedule.global_batch_size,
+        }
+
+    def _build_writers(self) -> Writers:
+        """Return the main process's writers; all others stay silent."""
+        if not self.is_main:
+            return Writers()
+        console = ConsoleWriter(self.config.schedule.total_steps)
+        jsonl = JsonlWriter(self.directory / "metrics.jsonl", self.step)
+        if not self.config.monitoring.tensorboard:
+            return Writers([console, jsonl])
+        return Writers([console, jsonl, TensorBoardWriter(self.directory / "tensorboard", self.step)])
+
+    def _metrics(self, result: StepResult) -> dict[str, float]:
+        config, device = self.config, self.engine.device
+        batch, remaining = config.schedule.global_batch_size, config.schedule.total_steps - self.step
+        step_seconds, wait_share = self.clock.lap()
+        values = self._losses("train", result) | {
+            metrics.LEARNING_RATE: self._learning_rate(self.step - 1),
+            metrics.STEP_SECONDS: step_seconds,
+            metrics.IMAGES_PER_SECOND: batch / step_seconds,
+            metrics.DATA_WAIT_PERCENT: 100 * wait_share,
+            metrics.MEMORY_GIB: _peak_memory_gib(device),
+            metrics.SAMPLES_SEEN: float(self.step * batch),
+            metrics.ETA_HOURS: remaining * step_seconds / 3600,
+        }
+        if result.grad_norm is not None:
+            values[metrics.GRAD_NORM] = result.grad_norm
+        peak = device_peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        if peak is not None:
+            flops = batch * training_flops_per_image(config.model, config.tokenizer.grid)
+            values[metrics.MFU_PERCENT] = 100 * flops / (step_seconds * peak * self.engine.layout.world_size)
+        return values
+
+    def _validate(self) -> dict[str, float]:
+        """Measure the loss on the first samples of the validation split, a whole number of global batches of them."""
+        samples = min(self.config.monitoring.validation_samples, self.loader.manifest.samples("validation"))
+        steps = samples // self.config.schedule.global_batch_size
+        with self.clock.paused():
+            return self._losses("validation", self.engine.evaluate(steps, self.loader.validation_micro_batch))
+
+    def _sample(self) -> None:
+        """Draw one image of each of `sample_classes` with the weights as they are, always from the same seeds."""
+        config, engine = self.config, self.engine
+        with self.clock.paused():
+            labels = torch.tensor(config.monitoring.sample_classes, device=engine.device)
+            seeds = [derive_seed(config.run.seed, "grid", index) for index in range(len(labels))]
+            codes = generate(
+                engine.build_decoder, engine.shape, labels, seeds, config.model.num_classes, config.sampling
+            )
+            if self.is_main:
+                tokenizer = load_tokenizer(config.tokenizer.directory, engine.device)
+                grid = image_grid(decode_images(tokenizer, codes, config.model.subtoken_bits))
+                save_png(self.directory / "samples" / f"step_{self.step:08d}.png", grid)
+                self.writers.image(self.step, metrics.SAMPLE_GRID, np.ascontiguousarray(grid.transpose(2, 0, 1)))
+
+    def _losses(self, split: str, result: StepResult) -> dict[str, float]:
+        return metrics.loss_metrics(split, result.head_losses, result.head_accuracies, self.config.model.subtoken_bits)
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Return this process's largest use of its GPU, or of main memory where it has none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB

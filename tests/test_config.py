@@ -1,0 +1,142 @@
+"""Every rule of what goes with what, the derived sizes, and the paper's values as defaults."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elm_dist.config import RULES, ModelConfig, OptimizerConfig, ScheduleConfig, TokenizerConfig
+from elm_dist.config_file import load_config
+from elm_dist.errors import ConfigError
+
+DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+
+def refuse(*overrides: str) -> str:
+    """Return the one problem that the overrides cause in the demo's configuration."""
+    with pytest.raises(ConfigError, match="1 problem\n") as caught:
+        load_config(DEMO, list(overrides))
+    return str(caught.value).partition("\n")[2].strip()
+
+
+BROKEN = {
+    "_codes_split_evenly": (
+        ["model.subtoken_bits=10"],
+        "model.subtoken_bits: 2 sub-tokens x 10 bits = 20 bits, but tokenizer.code_bits is 16; make the product equal, "
+        "or set tokenizer.code_bits=20",
+    ),
+    "_heads_fit": (
+        ["model.num_heads=7"],
+        "model.num_heads: 7 heads do not divide hidden_size 192; choose a divisor of it",
+    ),
+    "_image_fits": (
+        ["tokenizer.image_size=30"],
+        "tokenizer.image_size: 30 pixels are no multiple of the down-sampling 4 (patch_size x 2 per channel multiplier "
+        "after the first); choose a multiple of it",
+    ),
+    "_batch_divides": (
+        ["schedule.global_batch_size=65"],
+        "schedule.global_batch_size: 65 images are no multiple of micro_batch_size 16; choose a multiple of it",
+    ),
+    "_stages_fit": (
+        ["parallel.pipeline_stages=7"],
+        "parallel.pipeline_stages: 7 stages need at least one block each, but model.num_layers is 6; use at most 6 "
+        "stages",
+    ),
+    "_engines_fit": (
+        ["parallel.zero_stage=2"],
+        "parallel.zero_stage: a pipeline goes with ZeRO stage 1 alone, not 2 (2 and 3 split gradients that the "
+        "pipeline still accumulates, 0 clips them wrongly); set parallel.zero_stage=1, or parallel.pipeline_stages=1",
+    ),
+    "_sample_classes_exist": (
+        ["monitoring.sample_classes=[3, 10, 11]"],
+        "monitoring.sample_classes: there is no class 10, 11; classes are 0 to 9",
+    ),
+    "_top_k_fits": (
+        ["sampling.top_k=257"],
+        "sampling.top_k: 257 is more than the 256 entries of a sub-code of 8 bits; use 1 to 256, or 0 for all",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_rule_names_the_place_the_reason_and_the_remedy(rule: str) -> None:
+    overrides, message = BROKEN[rule]
+    assert refuse(*overrides) == message
+
+
+def test_every_rule_is_tested() -> None:
+    assert {check.__name__ for _, check in RULES} == BROKEN.keys()
+
+
+def test_a_head_must_rotate_in_two_dimensions() -> None:
+    problem = refuse("model.hidden_size=60", "model.num_heads=10")
+    assert re.match(r"model.num_heads: a head of 6 channels cannot be rotated.*is a multiple of 4$", problem)
+
+
+def test_attention_needs_a_feature_map_of_its_size() -> None:
+    multipliers = "tokenizer.channel_multipliers=[1, 1]"
+    assert load_config(DEMO, [multipliers, "tokenizer.attention_resolutions=[8, 4]"])
+    problem = refuse(multipliers, "tokenizer.attention_resolutions=[16]")
+    assert problem == "tokenizer.attention_resolutions: no feature map is 16 x 16; there are 8, 4"
+
+
+def test_bf16_needs_zero() -> None:
+    problem = refuse("parallel.pipeline_stages=1", "parallel.zero_stage=0", "parallel.precision=bf16")
+    assert re.match(r"parallel.zero_stage: bf16 needs the fp32 master weights.*or parallel.precision=fp32$", problem)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_zero_stage_goes_without_a_pipeline(stage: int) -> None:
+    config = load_config(DEMO, ["parallel.pipeline_stages=1", f"parallel.zero_stage={stage}"])
+    assert config.parallel.zero_stage == stage
+
+
+def test_a_rule_rests_while_one_of_its_sections_is_broken() -> None:
+    assert refuse("model.subtoken_bits=17") == "model.subtoken_bits: 17 is not allowed; give at most 16"
+
+
+# The shapes and SwiGLU widths of table 7, and the two sizes beyond it.
+@pytest.mark.parametrize(
+    ("hidden_size", "width"),
+    [(768, 2048), (1024, 2816), (1280, 3584), (1536, 4096), (1792, 4864), (2560, 6912), (4096, 11008)],
+)
+def test_feed_forward_size_is_the_published_one(hidden_size: int, width: int) -> None:
+    model = ModelConfig(num_layers=1, hidden_size=hidden_size, num_heads=1, subtokens=2, subtoken_bits=8)
+    assert model.feed_forward_size == width
+
+
+def test_derived_model_sizes() -> None:
+    model = ModelConfig(num_layers=24, hidden_size=1024, num_heads=16, subtokens=2, subtoken_bits=10)
+    assert (model.head_size, model.vocabulary) == (64, 1024)
+
+
+def test_the_papers_tokenizer_makes_256_codes() -> None:
+    tokenizer = TokenizerConfig(directory=Path("tokenizers/bae_16"))
+    assert (tokenizer.downsampling, tokenizer.grid, tokenizer.positions) == (16, 16, 256)
+
+
+@given(patch=st.integers(1, 8), levels=st.integers(1, 5), grid=st.integers(1, 40))
+def test_grid_times_downsampling_is_the_image(patch: int, levels: int, grid: int) -> None:
+    size = grid * patch * 2 ** (levels - 1)
+    multipliers = (1,) * levels
+    tokenizer = TokenizerConfig(directory=Path("t"), patch_size=patch, image_size=size, channel_multipliers=multipliers)
+    assert tokenizer.downsampling * tokenizer.grid == size
+    assert tokenizer.positions == grid**2
+
+
+def test_defaults_are_the_papers() -> None:
+    schedule, optimizer = ScheduleConfig(), OptimizerConfig()
+    assert schedule.total_steps == 400 * 1_281_167 // schedule.global_batch_size
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.9, 0.95), 0.05)
+    assert (optimizer.gradient_clipping, optimizer.ema_decay) == (1.0, 0.9999)
+    assert schedule.warmup_steps == 0
+    assert schedule.final_learning_rate_share == 1
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = load_config(DEMO)
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.seed = 1  # type: ignore[misc]

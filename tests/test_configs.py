@@ -1,0 +1,114 @@
+"""Every file in configs/ is a run that loads and fits its hardware, under a header that tells the truth."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from elm_dist.config_file import dump_config, load_config
+from elm_dist.model.cost import PEAK_FLOPS, count_parameters
+from elm_dist.parallel.layout import plan_layout
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SIZES = [path for path in CONFIGS if path.stem.startswith("elm_")]
+
+# Exact parameters of the published sizes (paper, tables 7 and 12).
+PUBLISHED = {
+    "elm_l": 315_648_000,
+    "elm_xl": 741_276_160,
+    "elm_xxl": 1_390_525_440,
+    "elm_2b": 1_909_458_432,
+    "elm_3.9b": 3_864_192_000,
+}
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+def header(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    end = next(index for index, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(lines[:end])
+
+
+def number(pattern: str, path: Path) -> float:
+    """Return the number that `pattern` finds in the header."""
+    found = re.search(pattern, header(path))
+    assert found, f"the header of {path.name} lacks {pattern}"
+    return float(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_it_loads_and_survives_being_written_back(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_its_first_line_is_its_command(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert re.match(r"# (elm \w+|deepspeed --(num_gpus \d+|hostfile \w+) elm_dist/train\.py --config) configs/", first)
+    assert first.endswith(f" configs/{path.name}")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_its_header_says_what_it_is_and_what_it_takes(path: Path) -> None:
+    for label in ("# What: ", "# Hardware: ", "Hours as planned: "):
+        assert label in header(path)
+
+
+@pytest.mark.parametrize("path", SIZES, ids=name_of)
+def test_its_parameters_are_counted_right(path: Path) -> None:
+    parameters = count_parameters(load_config(path).model)
+    assert number(r"([\d,]+) parameters", path) == parameters
+    assert parameters == PUBLISHED.get(path.stem, parameters)
+
+
+@pytest.mark.parametrize("path", SIZES, ids=name_of)
+def test_its_hours_follow_from_its_parameters(path: Path) -> None:
+    config = load_config(path)
+    tokens = config.tokenizer.positions * config.schedule.global_batch_size * config.schedule.total_steps
+    gpus = number(r"# Hardware: (\d+) x A100", path)
+    seconds = 6 * count_parameters(config.model) * tokens / (gpus * PEAK_FLOPS["A100"] * 0.40)
+    assert number(r"Hours as planned: (\d+) = ", path) == round(seconds / 3600)
+    assert "not a measurement" in header(path)
+
+
+@pytest.mark.parametrize("path", SIZES, ids=name_of)
+def test_it_divides_over_its_hardware(path: Path) -> None:
+    gpus = int(number(r"# Hardware: (\d+) x A100", path))
+    layout = plan_layout(load_config(path), world_size=gpus)
+    assert layout.world_size == gpus
+    if layout.stages > 1:
+        assert layout.replicas % 8 == 0, "a stage fills whole nodes, so that its gradients stay inside"
+    else:
+        assert layout.accumulation == 1
+
+
+def test_the_bubbles_are_the_ones_promised() -> None:
+    for path in SIZES:
+        promised = re.search(r"\((\d+) - 1\) / \((\d+) \+ \1 - 1\) = (\d+) %", path.read_text())
+        layout = plan_layout(load_config(path), world_size=int(number(r"# Hardware: (\d+) x A100", path)))
+        assert bool(promised) == (layout.stages > 1)
+        if promised:
+            stages, micro_batches, percent = map(int, promised.groups())
+            assert (stages, micro_batches) == (layout.stages, layout.accumulation)
+            assert percent == round(100 * (stages - 1) / (micro_batches + stages - 1))
+
+
+@pytest.mark.parametrize("path", SIZES, ids=name_of)
+def test_its_names_agree(path: Path) -> None:
+    config = load_config(path)
+    assert config.run.directory == Path("runs") / path.stem
+    assert config.tokenizer.directory.name == f"bae_{config.tokenizer.code_bits}"
+    assert config.data.shards.name == f"imagenet256_bae{config.tokenizer.code_bits}"
+    codes = f"{config.model.subtokens}-{config.model.subtoken_bits} codes"
+    assert codes in header(path)
+
+
+def test_all_sizes_are_there() -> None:
+    names = {"elm_b", "elm_l", "elm_xl", "elm_xxl", "elm_2b", "elm_3.9b", "elm_7b"}
+    assert {path.stem for path in CONFIGS} >= names | {"demo"}
