@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
 # Tests start many processes: one thread each. torch 2.13 warns of renamed collectives at every DeepSpeed call.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning
@@ -34,8 +35,8 @@ clean: ## remove caches and build outputs; .venv, runs and data stay
 
 # torch first, by itself: pip then takes the build that this machine offers (CPU or CUDA) and nothing later replaces it.
 $(READY): pyproject.toml setup.py constraints.txt
-	@echo "Setting up .venv with PyTorch, DeepSpeed and elm-dist, about two minutes the first time ..."
+	@echo "Setting up .venv with PyTorch, DeepSpeed and elm-dist, one to two minutes the first time ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP_INSTALL) torch
+	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@

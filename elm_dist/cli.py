@@ -13,7 +13,9 @@ import typer
 from elm_dist.config_file import load_config
 from elm_dist.errors import ElmError
 
-app = typer.Typer(help="Train and sample ELM, the language model that draws images.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Train and sample ELM, the language model that draws images.", no_args_is_help=True, add_completion=False
+)
 tokenizer_app = typer.Typer(help="Train the image tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 
@@ -45,7 +47,9 @@ def check(
 @app.command()
 def demo(
     config: ConfigArgument = Path("configs/demo.yaml"),
-    images: Annotated[Path | None, typer.Option(help="Your own images instead: train/CLASS/*, validation/CLASS/*.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Your own images instead: train/CLASS/*, validation/CLASS/*.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Run the whole chain on real images: tokenizer, shards, training, samples. Reuses what is done already."""

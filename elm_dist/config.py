@@ -29,7 +29,6 @@ class TokenizerConfig(Section):
     """The binary autoencoder (BAE) that turns an image into a grid of codes and back (paper section 3.2)."""
 
     directory: Path  # where the trained tokenizer lies: config.json and model.safetensors
-    kind: Literal["bae"] = "bae"
     code_bits: Annotated[int, Field(ge=1, le=64)] = 16  # bits per image position
     image_size: Count = 256  # pixels per side
     patch_size: Count = 1  # pixels per side folded into channels before the first convolution; 4 suits small images

@@ -1,6 +1,6 @@
 """The training door: runs alike under `deepspeed`, `torchrun` and plain `python`.
 
-    deepspeed --num_gpus 8 elm_dist/train.py --config configs/elm_l.yaml schedule.micro_batch_size=16
+deepspeed --num_gpus 8 elm_dist/train.py --config configs/elm_l.yaml schedule.micro_batch_size=16
 """
 
 import argparse

@@ -48,8 +48,8 @@ class RankLayout(Protocol):
 class TensorSource(Protocol):
     """Whole tensors, one by one; `gather` is called alike by all replicas."""
 
-    kinds: list[str]
-
+    @property
+    def kinds(self) -> list[str]: ...
     @property
     def names(self) -> list[str]: ...
     def gather(self, kind: str, name: str) -> Tensor: ...
@@ -60,8 +60,8 @@ class TensorSource(Protocol):
 class Trainable(Protocol):
     """What can be saved: the part of an engine that this file needs to know."""
 
-    state: TensorSource
-
+    @property
+    def state(self) -> TensorSource: ...
     @property
     def layout(self) -> RankLayout: ...
     def barrier(self) -> None: ...
@@ -112,7 +112,7 @@ class Checkpoint:
         tensor: Tensor = _open_file(self.directory / file).get_tensor(name)
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{self.directory}: {name} has shape {list(tensor.shape)}, but the configuration makes it {list(shape)}; "
+                f"{self.directory}: {name} has shape {list(tensor.shape)}, the configuration makes it {list(shape)}; "
                 "use the configuration that the run was trained with"
             )
         return tensor
@@ -233,4 +233,6 @@ def _open_file(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file ({error}); restore it or use another checkpoint") from None
+        raise CheckpointError(
+            f"{path} is not a safetensors file ({error}); restore it or use another checkpoint"
+        ) from None

@@ -1,7 +1,7 @@
 """Turns a folder of images into token shards, once, so that no run encodes an image again.
 
-The samples are shuffled here, over the whole set. A run that was killed goes on at its last complete shard and ends with
-the same bytes as one that was not. Knows nothing of the model that will read the shards.
+The samples are shuffled here, over the whole set. A run that was killed goes on at its last complete shard and ends
+with the same bytes as one that was not. Knows nothing of the model that will read the shards.
 """
 
 import logging
@@ -107,15 +107,15 @@ def _load_sources(root: Path, image_size: int, seed: int, flip: bool) -> dict[Sp
         held_out, indices = np.split(by_chance, [max(1, round(HELD_OUT * len(train)))])
         logger.info("%s has no validation images: %s of its training images are held out", root, len(held_out))
     return {
-        "train": _shuffled(train, np.tile(indices, 2 if flip else 1), len(indices), seed, "train"),
-        "validation": _shuffled(validation, held_out, len(held_out), seed, "validation"),
+        "train": _shuffled(train, indices, flip, seed, "train"),
+        "validation": _shuffled(validation, held_out, False, seed, "validation"),
     }
 
 
-def _shuffled(folder: ImageFolder, indices: NDArray[np.int64], plain: int, seed: int, split: Split) -> _Source:
-    """Return the samples shuffled; those after the first `plain` are mirrored."""
-    order = generator(seed, "shard order", split).permutation(len(indices))
-    return _Source(folder, indices[order], order >= plain)
+def _shuffled(folder: ImageFolder, indices: NDArray[np.int64], flip: bool, seed: int, split: Split) -> _Source:
+    count = len(indices)
+    order = generator(seed, "shard order", split).permutation(2 * count if flip else count)
+    return _Source(folder, indices[order % count], mirrored=order >= count)
 
 
 def _load_ahead(source: _Source, batch_size: int) -> Iterator[tuple[slice, Batch]]:

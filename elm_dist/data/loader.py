@@ -67,9 +67,9 @@ class TokenLoader:
         dropped = uniforms(self.seed, "class_dropout", positions) < self.class_dropout
         return _micro_batch(codes, np.where(dropped, self.null_class, labels), positions)
 
-    def validation_micro_batch(self, index: int) -> MicroBatch:
-        """Return validation micro-batch `index`; the last of the split may be shorter than the others."""
-        start = index * self.micro_batch_size
+    def validation_micro_batch(self, step: int, index: int) -> MicroBatch:
+        """Return micro-batch `index` of global batch `step` in stored order; the last of the split may be shorter."""
+        start = step * self.global_batch_size + index * self.micro_batch_size
         positions = np.arange(start, min(start + self.micro_batch_size, len(self._validation)))
         return _micro_batch(*self._validation.read(positions), positions)
 

@@ -36,9 +36,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "manifest.partial.json"  # the same, of the shards so far; its name changes when all are there
 REMAKE = "make shards with `elm tokenize --images DIR --tokenizer DIR --out SHARDS`"
 REPLACE = "run the same `elm tokenize` again, it replaces the file"
-OPEN_SHARDS = (
-    128  # the samples that training shuffles together lie in 64 blocks, each of which touches two shards at most
-)
+OPEN_SHARDS = 128  # training shuffles samples of 64 blocks together, and a block touches two shards at most
 
 
 class ShardFile(BaseModel):
@@ -65,7 +63,7 @@ class Manifest(BaseModel):
     classes: tuple[str, ...]  # names; a label is an index into them
     seed: int  # of the shuffle at write time
     flip: bool  # whether each training image is there a second time, mirrored
-    images: dict[Split, Count]  # how many the samples were made from
+    images: dict[Split, int]  # how many the samples were made from
     splits: dict[Split, tuple[ShardFile, ...]] = {}
 
     @property

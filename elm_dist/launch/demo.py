@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,14 +94,14 @@ class DemoReport:
 
 
 def run_demo(config_path: Path, images: Path | None, overrides: list[str]) -> DemoReport:
-    """Run every stage that is not done yet and return what came out. A failed stage ends the program with its exit code."""
+    """Run every stage, each of which reuses what is done, and report. A failed stage ends the program likewise."""
     overrides = [*_fit_machine(load_config(config_path, overrides)), *overrides]
     if images is not None:
         overrides += _fit_images(images)
     config = load_config(config_path, overrides)
-    rows = [_timed("images", lambda: _prepare_images(config, images), config.tokenizer_training.images)]
+    rows = [_timed("images", partial(_prepare_images, config, images), config.tokenizer_training.images)]
     for stage in _stages(config_path, config, overrides):
-        rows.append(_timed(stage.name, lambda stage=stage: _run(stage), stage.made))
+        rows.append(_timed(stage.name, partial(_run, stage), stage.made))
     return _report(config, rows)
 
 
@@ -153,7 +154,9 @@ def _prepare_images(config: Config, images: Path | None) -> None:
     with Progress(transient=True) as progress:
         task = progress.add_task("CIFAR-10")
         prepare_cifar10(
-            config.tokenizer_training.images, cache, lambda done, total: progress.update(task, completed=done, total=total)
+            config.tokenizer_training.images,
+            cache,
+            lambda done, total: progress.update(task, completed=done, total=total),
         )
 
 
@@ -161,7 +164,11 @@ def _run(stage: Stage) -> None:
     log.info("$ %s", shlex.join(stage.command))
     code = subprocess.run(stage.command, env={**os.environ, **stage.environment}).returncode
     if code != 0:
-        log.error("the stage `%s` failed with exit code %d; mend what it says and run the same command again", stage.name, code)
+        log.error(
+            "the stage `%s` failed with exit code %d; mend what it says and run the same command again",
+            stage.name,
+            code,
+        )
         raise SystemExit(code if code > 0 else 1)
 
 

@@ -27,7 +27,7 @@ def rope_table(grid: int, head_size: int, device: torch.device, base: float = 10
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate interleaved channel pairs of `x` (batch, length, heads, head_size) by `table` (length, head_size / 2, 2)."""
+    """Rotate the channel pairs (2i, 2i + 1) of `x` (batch, length, heads, head_size) by `table` (length, pairs, 2)."""
     even, odd = x.float().unflatten(3, (-1, 2)).unbind(dim=4)
     cos, sin = table.unsqueeze(1).unbind(dim=3)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=4).flatten(3).to(x.dtype)

@@ -10,7 +10,7 @@ from elm_dist.model.layers import Dropout, RMSNorm, SwiGLU, current_micro_batch_
 
 
 class Block(nn.Module):
-    """Block number `index` (from 0) of the model. With `recompute` its activations are made again in the backward pass."""
+    """Block `index` (from 0) of the model; with `recompute` the backward pass makes its activations again."""
 
     def __init__(self, model: ModelConfig, grid: int, index: int, recompute: bool) -> None:
         super().__init__()
@@ -34,8 +34,6 @@ class Block(nn.Module):
         """Return the stream (batch, 1, hidden_size) at one position, given the cache of all before it."""
         return self._transform(x, None, cache, position)
 
-    def _transform(
-        self, x: Tensor, seed: int | None, cache: KeyValueCache | None = None, position: int = 0
-    ) -> Tensor:
+    def _transform(self, x: Tensor, seed: int | None, cache: KeyValueCache | None = None, position: int = 0) -> Tensor:
         x = x + self.attention_dropout(self.attention(self.attention_norm(x), cache, position), seed)
         return x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), seed)

@@ -26,7 +26,7 @@ def layer_forward_flops(model: ModelConfig, grid: int) -> list[int]:
     Attention counts the full square of positions, as the published accounts of MFU do; table look-ups count nothing.
     """
     h, m, positions = model.hidden_size, model.subtokens, grid**2
-    embedding = 2 * positions * m * h * h if m > 1 else 0
+    embedding = 2 * (positions - 1) * m * h * h if m > 1 else 0  # the last code is no input
     block = 2 * positions * (4 * h * h + 3 * h * model.feed_forward_size) + 4 * positions**2 * h
     head = 2 * positions * m * model.vocabulary * h
     return [embedding, *[block] * model.num_layers, head]

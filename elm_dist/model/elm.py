@@ -67,7 +67,7 @@ class ELM(nn.Sequential):
 
 @torch.no_grad()
 def initialize(named_parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
-    """Draw the parameters, named canonically, from N(0, 0.02); norms are one and heads zero (so the loss starts at d ln 2).
+    """Draw the parameters, named canonically, from N(0, 0.02); norms are one, heads zero (the loss starts at d ln 2).
 
     A parameter depends on the seed and its name alone, drawn on the CPU: any layout on any device starts alike.
     """

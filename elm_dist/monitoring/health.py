@@ -10,6 +10,6 @@ def check_finite(step: int, loss: float, grad_norm: float | None) -> None:
     for name, value in (("loss", loss), ("gradient norm", grad_norm)):
         if value is not None and not math.isfinite(value):
             raise TrainingError(
-                f"the {name} of step {step:,} is {value}; the weights of the last checkpoint are good: start again from "
-                "it with a lower optimizer.learning_rate, more schedule.warmup_steps, or gradient clipping"
+                f"the {name} of step {step:,} is {value}; the last checkpoint is good: start again from it "
+                "with a lower optimizer.learning_rate, more schedule.warmup_steps, or gradient clipping"
             )

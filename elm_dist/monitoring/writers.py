@@ -14,6 +14,8 @@ from elm_dist.monitoring import metrics as names
 
 log = logging.getLogger(__name__)
 
+BAR = 20  # characters of the progress bar of a console line
+
 
 class Writer(Protocol):
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -53,7 +55,9 @@ class ConsoleWriter:
         log.info("%s", self.line(step, values))
 
     def line(self, step: int, values: Mapping[str, float]) -> str:
-        head = f"step {step:,}/{self._total:,} {step / self._total:.1%}"
+        done = step / self._total
+        bar = "=" * int(done * BAR) + ">" * (step < self._total)
+        head = f"step {step:,}/{self._total:,} [{bar:-<{BAR}}] {done:.1%}"
         fields = [
             f"{label} {form(values[name])}{unit}" if label else f"{form(values[name])}{unit}"
             for name, label, form, unit in _FIELDS

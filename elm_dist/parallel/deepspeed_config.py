@@ -1,4 +1,4 @@
-"""DeepSpeed's settings, derived from our typed configuration. Users never write them: DeepSpeed accepts misspelled keys."""
+"""DeepSpeed's settings, derived from our typed configuration: written by hand, a misspelled key goes unnoticed."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Two engines behind one seam: a plain DeepSpeed engine (ZeRO 0 to 3) and DeepSpeed's pipeline engine.
 
 Both are built from the same layer list, compute the same micro-batches with the same randomness, and give the same
-`StepResult` on every rank; whoever holds an `Engine` need not know which one it is. The only file that imports deepspeed.
+`StepResult` on every rank; whoever holds an `Engine` need not know which one it is. The only importer of deepspeed.
 """
 
 import contextlib
@@ -37,8 +37,10 @@ from elm_dist.randomness import derive_seed
 
 
 class MicroBatch(Protocol):
-    codes: Tensor  # (micro_batch_size, packed_bytes), uint8
-    labels: Tensor  # (micro_batch_size,), int64
+    @property
+    def codes(self) -> Tensor: ...  # (micro_batch_size, packed_bytes), uint8
+    @property
+    def labels(self) -> Tensor: ...  # (micro_batch_size,), int64
 
 
 # (step, number of the micro-batch in its global batch) -> micro-batch; a pure function, so that the first stage and the
@@ -84,7 +86,7 @@ class Engine(ABC):
         """The torch optimizer that steps this rank's share of the master weights."""
         return self._deepspeed.basic_optimizer
 
-    def prepare_optimizer(self, initial_state: Callable[[nn.Parameter], dict[str, Tensor]]) -> None:
+    def prepare_optimizer(self, initial_state: Callable[[Tensor], dict[str, Tensor]]) -> None:
         """Give every master weight its complete optimizer state now, so that a checkpoint can be laid over it."""
         self.state = OptimizerState(self._deepspeed, dict(self.named_parameters()), initial_state)
 
@@ -217,7 +219,7 @@ class PipelineEngine(Engine):
         dtype = next(self.stage.parameters()).dtype
         layout, shape = self.layout, self.shape
         ranks = [layout.rank_of_stage(stage) for stage in range(layout.stages)]
-        group = self.stage._grid.pp_group
+        group = self.stage._grid.pp_proc_group
 
         def step(x: Tensor, position: int) -> Tensor:
             """Hand the stream from stage to stage, then the logits to all of them."""

@@ -34,7 +34,7 @@ class ProcessEnvironment:
         os.environ.update({name: str(value) for name, value in zip(_VARIABLES, values, strict=True)})
 
     def choose_device(self, device: str) -> None:
-        """Tell DeepSpeed, before it is imported, to take "cpu" or "cuda"; with "auto" it takes a GPU where there is one."""
+        """Tell DeepSpeed, before it is imported, to take "cpu" or "cuda"; for "auto" it looks for a GPU itself."""
         if device != "auto":
             os.environ["DS_ACCELERATOR"] = device
 
@@ -51,7 +51,9 @@ def process_environment() -> ProcessEnvironment:
             "`torchrun`, or unset them all for a run of one process"
         )
     try:
-        rank, local_rank, world_size, port = (int(found[n]) for n in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"))
+        rank, local_rank, world_size, port = (
+            int(found[n]) for n in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+        )
     except ValueError as error:
         raise LayoutError(f"RANK, LOCAL_RANK, WORLD_SIZE and MASTER_PORT must be whole numbers ({error})") from None
     return ProcessEnvironment(rank, local_rank, world_size, found["MASTER_ADDR"], port)

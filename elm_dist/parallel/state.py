@@ -20,7 +20,7 @@ class OptimizerState:
         self,
         engine: Any,
         parameters: dict[str, nn.Parameter],
-        initial_state: Callable[[nn.Parameter], dict[str, Tensor]],
+        initial_state: Callable[[Tensor], dict[str, Tensor]],
     ) -> None:
         self._parameters = parameters
         self._wrapper, self._optimizer = engine.optimizer, engine.basic_optimizer
@@ -37,7 +37,7 @@ class OptimizerState:
     def names(self) -> list[str]:
         return list(self._parameters)
 
-    def masters(self) -> list[nn.Parameter]:
+    def masters(self) -> list[Tensor]:
         """Return the tensors that the optimizer steps: parameters, or this rank's flat fp32 partitions of them."""
         partitions = getattr(self._wrapper, "fp32_partitioned_groups_flat", None)  # ZeRO 3
         if partitions is not None:
@@ -57,7 +57,7 @@ class OptimizerState:
     @torch.no_grad()
     def gather(self, kind: str, name: str) -> Tensor:
         """Return one whole tensor, fp32. Every replica of this stage must call it alike."""
-        parameter = self._parameters[name]
+        parameter: Any = self._parameters[name]  # DeepSpeed hangs its own members on it
         key = None if kind == WEIGHTS else kind
         if hasattr(parameter, "ds_id"):
             return parameter._z3_optimizer.get_full_hp_param(parameter, key).view(parameter.ds_shape)
@@ -68,7 +68,7 @@ class OptimizerState:
     @torch.no_grad()
     def scatter(self, kind: str, name: str, value: Tensor) -> None:
         """Lay one whole tensor over this rank's part of it."""
-        parameter = self._parameters[name]
+        parameter: Any = self._parameters[name]  # DeepSpeed hangs its own members on it
         key = None if kind == WEIGHTS else kind
         value = value.to(parameter.device)
         if hasattr(parameter, "ds_id"):

@@ -31,7 +31,7 @@ def generate(
     """Return sub-tokens (batch, positions, subtokens), int64, of one image per label (batch,) and seed.
 
     An image depends on its label and seed alone, not on the others of its batch. With guidance the batch is doubled:
-    the second half carries the null class. `build_decoder` gets the doubled size; `on_position` is called after each step.
+    the second half carries the null class. `build_decoder` gets that size; `on_position` is called after each step.
     """
     scales = guidance_scales(sampling.cfg_schedule, sampling.cfg_scale, shape.positions)
     guided = any(scale != 1 for scale in scales)
@@ -52,7 +52,7 @@ def generate(
 
 
 def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Return one entry per row of `logits` (..., vocabulary) by inverting its distribution at `draws` (...) in [0, 1)."""
+    """Return an entry for each row of `logits` (..., vocabulary): its distribution inverted at `draws` (...)."""
     logits = logits / sampling.temperature
     if sampling.top_k:
         smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]

@@ -1,4 +1,4 @@
-"""How strongly each step of sampling follows the class: the schedules of classifier-free guidance (paper section 3.6)."""
+"""How strongly each step of sampling follows the class: schedules of classifier-free guidance (paper section 3.6)."""
 
 import math
 from collections.abc import Callable

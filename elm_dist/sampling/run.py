@@ -111,7 +111,9 @@ def _draw(
 def _load_run_config(run_directory: Path, overrides: list[str]) -> Config:
     path = run_directory / "config.yaml"
     if not path.is_file():
-        raise CheckpointError(f"{run_directory} is not a run: it has no config.yaml; give the run.directory of a training")
+        raise CheckpointError(
+            f"{run_directory} is not a run: it has no config.yaml; give the run.directory of a training"
+        )
     return load_config(path, overrides)
 
 

@@ -42,9 +42,10 @@ class BAE(nn.Module):
         `generator` feeds the Bernoulli draws, which happen only in training mode.
         """
         if self.training and self.config.quantization == "bernoulli":
-            bits = torch.bernoulli(probabilities.detach(), generator=generator)
+            threshold = torch.rand(probabilities.shape, generator=generator, device=probabilities.device)
         else:
-            bits = (probabilities > 0.5).to(probabilities.dtype)
+            threshold = torch.tensor(0.5, device=probabilities.device)
+        bits = (probabilities > threshold).to(probabilities.dtype)
         return bits + (probabilities - probabilities.detach())  # the bracket is exactly zero: bits stay exact
 
     def decode(self, bits: Tensor) -> Tensor:

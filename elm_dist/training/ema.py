@@ -14,4 +14,4 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(self._state.entries("ema"), self._state.masters(), 1 - self._decay)
+        torch._foreach_lerp_(self._state.entries("ema"), [*self._state.masters()], 1 - self._decay)

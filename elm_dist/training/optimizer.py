@@ -23,7 +23,7 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
 
 
-def initial_state(master: nn.Parameter, config: OptimizerConfig) -> dict[str, Tensor]:
+def initial_state(master: Tensor, config: OptimizerConfig) -> dict[str, Tensor]:
     """Return the whole state of one master weight before the first update: AdamW's, and the averaged weight.
 
     The average lives here, among the optimizer's own entries, so ZeRO divides it and checkpoints carry it like them.

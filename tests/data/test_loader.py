@@ -159,7 +159,7 @@ def test_class_dropout_follows_the_seed(write_shards: WriteShards) -> None:
 
 def test_validation_is_in_stored_order_and_keeps_its_classes(write_shards: WriteShards) -> None:
     loader = build_loader(write_shards(validation=10), class_dropout=0.9)
-    batches = [loader.validation_micro_batch(index) for index in range(3)]
+    batches = [loader.validation_micro_batch(0, index) for index in range(3)]
     assert [len(batch.labels) for batch in batches] == [4, 4, 2]
     indices = np.concatenate([batch.positions for batch in batches])
     assert indices.tolist() == list(range(10))
@@ -171,7 +171,7 @@ def test_a_damaged_shard_is_reported_when_it_is_reached(write_shards: WriteShard
     directory = write_shards(train=50, shard_samples=20)
     (directory / "train-000001.tar").unlink()
     loader = build_loader(directory, 50)
-    assert len(loader.validation_micro_batch(0).labels) == 10
+    assert len(loader.validation_micro_batch(0, 0).labels) == 10
     with pytest.raises(ShardError, match=r"train-000001\.tar: the file is missing"):
         loader.micro_batch(0)
 

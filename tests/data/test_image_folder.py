@@ -11,15 +11,16 @@ from skimage import data
 from elm_dist.data.images import ImageFolder, centre_crop, has_split, load_image
 from elm_dist.errors import ImageError
 
+CAT, COFFEE = data.chelsea()[50:170, 100:250], data.coffee()[:100, :100]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of real photographs: two classes, the cat's one image and two of coffee."""
     for split in ("train", "validation"):
-        for name, image in (("cat", data.chelsea()), ("a_coffee", data.coffee()), ("a_coffee", data.coffee()[:, ::-1])):
-            directory = tmp_path / split / name
-            directory.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(directory / f"{len(list(directory.iterdir()))}.png")
+        for path, image in (("cat/0", CAT), ("a_coffee/0", COFFEE), ("a_coffee/1", COFFEE[:, ::-1])):
+            (tmp_path / split / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / split / f"{path}.png", compress_level=0)
     return tmp_path
 
 
@@ -34,7 +35,7 @@ def test_labels_count_the_classes_by_name(folder: Path) -> None:
     assert [images[index][1] for index in range(3)] == [0, 0, 1]
     pixels, _ = images[2]
     assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, as_pixels(data.chelsea(), 64))
+    np.testing.assert_array_equal(pixels, as_pixels(CAT, 64))
 
 
 def test_validation_may_be_called_val(folder: Path) -> None:
@@ -66,7 +67,7 @@ def test_large_images_are_halved_by_boxes_first() -> None:
     means = image.astype(float)
     for _ in range(2):
         means = means.reshape(means.shape[0] // 2, 2, means.shape[1] // 2, 2, 3).mean(axis=(1, 3))
-    assert np.abs(as_pixels(image, 128) - means).max() <= 1  # Pillow rounds after each halving
+    assert np.abs(as_pixels(image, 128) - means).max() <= 2  # Pillow rounds after each of the four passes
 
 
 def test_what_is_left_is_bicubic() -> None:
@@ -87,7 +88,9 @@ def test_all_images_become_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"nowhere: there is no folder train in it; lay the images out as .*/train/<cl"):
+    with pytest.raises(
+        ImageError, match=r"nowhere: there is no folder train in it; lay the images out as .*/train/<cl"
+    ):
         ImageFolder(tmp_path / "nowhere", "train", 32)
 
 
@@ -107,7 +110,9 @@ def test_no_class_folders(tmp_path: Path) -> None:
 
 def test_empty_class_folder(folder: Path) -> None:
     (folder / "train" / "dog").mkdir()
-    with pytest.raises(ImageError, match=r"train/dog: the class folder holds no image \(\.jpg, .*\); add images or remo"):
+    with pytest.raises(
+        ImageError, match=r"train/dog: the class folder holds no image \(\.jpg, .*\); add images or remo"
+    ):
         ImageFolder(folder, "train", 32)
 
 
