@@ -58,7 +58,7 @@ def demo(
     from elm_dist.launch.demo import run_demo
 
     report = run_demo(config, images, overrides or [])
-    Console().print(report)
+    Console().print(report, soft_wrap=True)
     raise typer.Exit(0 if report.is_proven else 1)
 
 

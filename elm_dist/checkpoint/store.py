@@ -30,6 +30,7 @@ from elm_dist.files import replace_text, sha256, sync
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+CHECKPOINTS = "checkpoints"  # the folder's name in a run
 LATEST = "latest"
 MANIFEST = "manifest.json"
 
@@ -170,6 +171,14 @@ class CheckpointStore:
             forever = self._config.keep_every and step % self._config.keep_every == 0
             if step != newest and not forever:
                 shutil.rmtree(self._directory / f"step_{step:08d}")
+
+
+def latest_step(directory: Path) -> int | None:
+    """Return the step that `latest` names; None where there is no checkpoint yet."""
+    try:
+        return int((directory / LATEST).read_text().removeprefix("step_"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def newest_good(

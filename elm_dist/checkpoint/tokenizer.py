@@ -58,8 +58,8 @@ def load_tokenizer_config(directory: Path) -> TokenizerConfig:
     if not has_tokenizer(directory) or not path.is_file():
         missing = path if has_tokenizer(directory) else directory / WEIGHTS_FILE
         raise TokenizerError(
-            f"{directory}: there is no complete tokenizer, {missing.name} is missing; train one with `elm tokenizer`, "
-            "or set tokenizer.directory to the folder of one"
+            f"{directory}: there is no complete tokenizer, {missing.name} is missing; train one with "
+            "`elm tokenizer train`, or set tokenizer.directory to the folder of one"
         )
     try:
         return TokenizerConfig.model_validate(json.loads(path.read_text(encoding="utf-8")) | {"directory": directory})
@@ -125,10 +125,12 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, T
         more = f", and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise TokenizerError(
             f"{path}: its tensors do not fit the {CONFIG_FILE} beside it: {listed}{more}; bring together the two files "
-            "of one tokenizer, or train it anew with `elm tokenizer`"
+            "of one tokenizer, or train it anew with `elm tokenizer train`"
         )
 
 
 def _unreadable(path: Path, error: Exception) -> TokenizerError:
     reason = " ".join(str(error).split())
-    return TokenizerError(f"{path}: this file is damaged ({reason}); copy it again, or train anew with `elm tokenizer`")
+    return TokenizerError(
+        f"{path}: this file is damaged ({reason}); copy it again, or train anew with `elm tokenizer train`"
+    )

@@ -123,9 +123,13 @@ def _stages(config_path: Path, config: Config, overrides: list[str]) -> Iterator
     train = [str(Path(elm_dist.__file__).parent / "train.py"), "--config", str(config_path), *overrides]
     yield Stage(
         "training",
-        [deepspeed, "--num_gpus", str(processes), *train],
+        [deepspeed, "--quiet", "--num_gpus", str(processes), *train],
         run,
-        {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore::FutureWarning"},
+        {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONWARNINGS": "ignore::FutureWarning",
+            "DS_ACCELERATOR": "cuda" if _count_gpus(config) else "cpu",
+        },
     )
     out = final_samples(config)
     yield Stage("samples", [elm, "sample", str(run), "--out", str(out), "--per-class", str(IMAGES_PER_CLASS)], out)
@@ -133,8 +137,12 @@ def _stages(config_path: Path, config: Config, overrides: list[str]) -> Iterator
 
 def _fit_machine(config: Config) -> list[str]:
     """Return the overrides for a machine that has GPUs, but fewer than the configuration has pipeline stages."""
-    gpus = torch.cuda.device_count() if config.parallel.device != "cpu" else 0
+    gpus = _count_gpus(config)
     return [f"parallel.pipeline_stages={gpus}"] if 0 < gpus < config.parallel.pipeline_stages else []
+
+
+def _count_gpus(config: Config) -> int:
+    return torch.cuda.device_count() if config.parallel.device != "cpu" else 0
 
 
 def _fit_images(images: Path) -> list[str]:

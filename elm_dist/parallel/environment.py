@@ -34,9 +34,12 @@ class ProcessEnvironment:
         os.environ.update({name: str(value) for name, value in zip(_VARIABLES, values, strict=True)})
 
     def choose_device(self, device: str) -> None:
-        """Tell DeepSpeed, before it is imported, to take "cpu" or "cuda"; for "auto" it looks for a GPU itself."""
-        if device != "auto":
-            os.environ["DS_ACCELERATOR"] = device
+        """Tell DeepSpeed, before it is imported, to take "cpu" or "cuda"; "auto" is a GPU where there is one."""
+        from torch import cuda  # here, so that the rest of this file needs no torch
+
+        if device == "cuda" and not cuda.is_available():
+            raise LayoutError("parallel.device=cuda, but torch sees no GPU here; set parallel.device=auto or =cpu")
+        os.environ["DS_ACCELERATOR"] = "cuda" if device != "cpu" and cuda.is_available() else "cpu"
 
 
 def process_environment() -> ProcessEnvironment:

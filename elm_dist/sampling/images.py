@@ -24,7 +24,13 @@ def image_grid(images: NDArray[np.uint8], columns: int | None = None, border: in
     return grid
 
 
-def save_png(path: Path, image: NDArray[np.uint8], scale: int = 1) -> None:
-    """Write an image (height, width, 3), each pixel `scale` x `scale` large, and never half of it."""
+def enlarge(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Return a grid of small images with each pixel repeated, so that an image is about 100 pixels wide to the eye."""
+    scale = max(1, 96 // image_size)
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def save_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image (height, width, 3), and never half of it."""
     with replacing(path) as scratch:
-        Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)).save(scratch, format="PNG")
+        Image.fromarray(image).save(scratch, format="PNG")

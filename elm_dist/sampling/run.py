@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from elm_dist.checkpoint.store import newest_good
+from elm_dist.checkpoint.store import CHECKPOINTS, newest_good
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
@@ -18,7 +18,7 @@ from elm_dist.model.elm import ELM, Decoder, code_shape, layer_specs
 from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
-from elm_dist.sampling.images import image_grid, save_png
+from elm_dist.sampling.images import enlarge, image_grid, save_png
 from elm_dist.tokenizers.bae import BAE
 
 
@@ -70,13 +70,13 @@ def sample_run(
                 save_png(out / request.path, image)
             images.append(drawn)
     grid = image_grid(np.concatenate(images), columns=per_class if per_class > 1 else None)
-    save_png(out / "grid.png", grid)
+    save_png(out / "grid.png", enlarge(grid, config.tokenizer.image_size))
     return out / "grid.png"
 
 
 def load_model(run_directory: Path, config: Config) -> ELM:
     """Return the whole model of a run in evaluation mode, fp32, with the weights that `sampling.weights` names."""
-    checkpoint = newest_good(run_directory / "checkpoints")
+    checkpoint = newest_good(run_directory / CHECKPOINTS)
     if checkpoint is None:
         raise CheckpointError(
             f"{run_directory} has no checkpoint yet; train it, and set checkpoint.every to have one sooner"

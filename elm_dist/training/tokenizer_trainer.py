@@ -17,14 +17,13 @@ import shutil
 import time
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, has_tokenizer, replace_text, save_tokenizer
 from elm_dist.config import Config
 from elm_dist.errors import TrainingError
 from elm_dist.monitoring import metrics as names
-from elm_dist.monitoring.writers import ConsoleWriter, TensorBoardWriter, Writer, Writers
+from elm_dist.monitoring.writers import ConsoleWriter, TensorBoardWriter, Writers
 from elm_dist.randomness import derive_seed
 from elm_dist.tokenizers.losses import reconstruction_loss
 from elm_dist.training.optimizer import scheduled_learning_rate
@@ -52,16 +51,16 @@ def train_tokenizer(config: Config) -> None:
     exam = Exam(config, device)
     state = build_state(config, device)
     load_state(directory / "training", state)
-    with Monitor(config, state) as monitor:
-        for images in load_batches(config, state.step, device):
-            parts = update(state, images, config)
-            monitor.advance(parts)
-            if _is_due(state.step, training.log_every):
-                monitor.report(parts)
-            if _is_due(state.step, training.checkpoint_every):
-                monitor.examine(exam)
-                save_state(directory / "training", state)
-        monitor.examine(exam)
+    monitor = Monitor(config, state)
+    for images in load_batches(config, state.step, device):
+        parts = update(state, images, config)
+        if _is_due(state.step, training.log_every):
+            monitor.report(parts)
+        if _is_due(state.step, training.checkpoint_every):
+            monitor.examine(exam)
+            save_state(directory / "training", state)
+    monitor.examine(exam)
+    monitor.close()
     _finish(state, exam, config)
 
 
@@ -94,49 +93,37 @@ def update(state: TokenizerState, images: Tensor, config: Config) -> dict[str, f
 
 
 class Monitor:
-    """Shows the training: a bar in a terminal and log lines elsewhere, numbers and pictures in TensorBoard."""
+    """Shows the training: a line with a bar per report, and numbers and pictures in TensorBoard."""
 
     def __init__(self, config: Config, state: TokenizerState) -> None:
-        self._config, self._state, self._total = config, state, config.tokenizer_training.total_steps
-        loss = TextColumn("loss {task.fields[loss]:.4f}")
-        self._bar = Progress(TextColumn("tokenizer"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
-        self._bar.disable = not self._bar.console.is_terminal
-        self._task = self._bar.add_task("", total=self._total, completed=state.step, loss=math.nan)
-        writers: list[Writer] = [ConsoleWriter(self._total)] if self._bar.disable else []
-        if config.monitoring.tensorboard:
-            writers.append(TensorBoardWriter(config.tokenizer.directory / "tensorboard", state.step))
-        self._writers = Writers(writers)
+        self._config, self._state = config, state
+        directory = config.tokenizer.directory / "tensorboard"
+        self._tensorboard = Writers([TensorBoardWriter(directory, state.step)] if config.monitoring.tensorboard else [])
+        self._writers = Writers([ConsoleWriter(config.tokenizer_training.total_steps), self._tensorboard])
         self._since = (time.monotonic(), state.step)
-
-    def __enter__(self) -> "Monitor":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-        self._writers.close()
-
-    def advance(self, parts: dict[str, float]) -> None:
-        self._bar.update(self._task, completed=self._state.step, loss=parts["loss"])
 
     def report(self, parts: dict[str, float]) -> None:
         """Write the loss and its parts, the learning rate, and the speed since the last report."""
-        (then, step_then), (now, step) = self._since, (time.monotonic(), self._state.step)
-        self._since = (now, step)
-        speed = (step - step_then) * self._config.tokenizer_training.batch_size / (now - then)
-        remaining = (self._total - step) * self._config.tokenizer_training.batch_size
+        training, step = self._config.tokenizer_training, self._state.step
+        (then, step_then), self._since = self._since, (time.monotonic(), step)
+        speed = (step - step_then) * training.batch_size / (self._since[0] - then)
         values = {f"train/{name}": value for name, value in parts.items()}
         values[names.LEARNING_RATE] = _learning_rate(step - 1, self._config)
         values[names.IMAGES_PER_SECOND] = speed
-        values[names.ETA_HOURS] = remaining / speed / 3600
+        values[names.ETA_HOURS] = (training.total_steps - step) * training.batch_size / speed / 3600
         self._writers.write(step, values)
 
     def examine(self, exam: Exam) -> None:
-        """Write the averaged weights' scores, and pictures beside what becomes of them."""
-        score = exam.score(self._state.average, CHECKPOINT_IMAGES)
+        """Write the averaged weights' scores, and pictures with what becomes of them."""
+        step, bae = self._state.step, self._state.average
+        score = exam.score(bae, CHECKPOINT_IMAGES)
+        log.info("step %d: %.2f dB PSNR on %d %s images", step, score.psnr_db, score.images, exam.split)
         values = {"psnr_db": score.psnr_db, "mean_image_ratio": score.mean_image_ratio}
-        self._writers.write(self._state.step, {f"{exam.split}/{name}": value for name, value in values.items()})
-        self._writers.image(self._state.step, "samples/reconstructions", exam.grid(self._state.average))
+        self._tensorboard.write(step, {f"{exam.split}/{name}": value for name, value in values.items()})
+        self._tensorboard.image(step, "samples/reconstructions", exam.grid(bae))
+
+    def close(self) -> None:
+        self._writers.close()
 
 
 def _finish(state: TokenizerState, exam: Exam, config: Config) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from elm_dist.checkpoint.store import CheckpointStore
+from elm_dist.checkpoint.store import CHECKPOINTS, CheckpointStore, latest_step
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer, tokenizer_fingerprint
 from elm_dist.config import Config
 from elm_dist.data.loader import TokenLoader
 from elm_dist.data.shards import check_manifest_fits, load_manifest
-from elm_dist.errors import CheckpointError, ConfigError
+from elm_dist.errors import CheckpointError, ConfigError, ShardError
 from elm_dist.model.cost import device_peak_flops, training_flops_per_image
 from elm_dist.monitoring import metrics
 from elm_dist.monitoring.clock import Clock
@@ -26,7 +26,7 @@ from elm_dist.parallel.environment import ProcessEnvironment
 from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
-from elm_dist.sampling.images import image_grid, save_png
+from elm_dist.sampling.images import enlarge, image_grid, save_png
 from elm_dist.training.ema import Ema
 from elm_dist.training.optimizer import build_optimizer, initial_state, scheduled_learning_rate
 from elm_dist.training.preemption import on_stop_signal
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 def train(config: Config, environment: ProcessEnvironment) -> None:
     """Train `config` to its end, or until a signal asks to stop; called alike on every process of the run."""
+    if _is_finished(config):
+        log.info("%s is finished: all %s steps are done", config.run.directory, f"{config.schedule.total_steps:,}")
+        return
     check_data(config)
     connect(config, environment)
     try:
@@ -45,9 +48,21 @@ def train(config: Config, environment: ProcessEnvironment) -> None:
         disconnect()
 
 
+def _is_finished(config: Config) -> bool:
+    newest = latest_step(config.run.directory / CHECKPOINTS)
+    return newest is not None and newest >= config.schedule.total_steps
+
+
 def check_data(config: Config) -> None:
     """Raise an ElmError unless shards and tokenizer are there and fit the run; done before any process is joined."""
-    manifest, tokenizer = load_manifest(config.data.shards), config.tokenizer
+    tokenizer = config.tokenizer
+    if not config.data.shards.exists():
+        raise ShardError(
+            f"{config.data.shards}: there are no token shards here; make them with two commands: `elm tokenizer train "
+            f"CONFIG` (unless {tokenizer.directory} is there), then `elm tokenize --images "
+            f"{config.tokenizer_training.images} --tokenizer {tokenizer.directory} --out {config.data.shards}`"
+        )
+    manifest = load_manifest(config.data.shards)
     check_tokenizer_fits(tokenizer.directory, tokenizer)
     check_manifest_fits(
         manifest,
@@ -88,7 +103,7 @@ class Trainer:
         self.engine = build_engine(config, environment, lambda named: build_optimizer(named, config.optimizer))
         self.engine.prepare_optimizer(lambda master: initial_state(master, config.optimizer))
         self.ema = Ema(self.engine.state, config.optimizer.ema_decay)
-        self.store = CheckpointStore(self.directory / "checkpoints", config.checkpoint)
+        self.store = CheckpointStore(self.directory / CHECKPOINTS, config.checkpoint)
         self.step = self._resume()
         if self.is_main:
             write_facts(self.directory, config, str(self.engine.layout), str(self.engine.device))
@@ -210,7 +225,8 @@ class Trainer:
             )
             if self.is_main:
                 tokenizer = load_tokenizer(config.tokenizer.directory, engine.device)
-                grid = image_grid(decode_images(tokenizer, codes, config.model.subtoken_bits))
+                images = decode_images(tokenizer, codes, config.model.subtoken_bits)
+                grid = enlarge(image_grid(images), config.tokenizer.image_size)
                 save_png(self.directory / "samples" / f"step_{self.step:08d}.png", grid)
                 self.writers.image(self.step, metrics.SAMPLE_GRID, np.ascontiguousarray(grid.transpose(2, 0, 1)))
 

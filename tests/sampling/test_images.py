@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from elm_dist.sampling.images import image_grid, save_png
+from elm_dist.sampling.images import enlarge, image_grid, save_png
 
 
 def test_grid_lays_images_out_row_by_row() -> None:
@@ -22,7 +22,13 @@ def test_grid_is_a_square_by_default() -> None:
 
 def test_saved_png_reads_back(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    save_png(tmp_path / "deep" / "image.png", image, scale=2)
+    save_png(tmp_path / "deep" / "image.png", image)
     read = np.asarray(Image.open(tmp_path / "deep" / "image.png"))
-    assert (read == image.repeat(2, axis=0).repeat(2, axis=1)).all()
+    assert (read == image).all()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["image.png"]
+
+
+def test_small_images_are_enlarged_and_large_ones_are_not() -> None:
+    grid = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert (enlarge(grid, 32) == grid.repeat(3, axis=0).repeat(3, axis=1)).all()
+    assert (enlarge(grid, 256) == grid).all()

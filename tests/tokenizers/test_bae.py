@@ -74,7 +74,9 @@ def tiny() -> BAE:
 
 def test_golden_tensors_of_the_published_implementation() -> None:
     note = json.loads((GOLDEN / "bae_10.json").read_text())
-    config = TINY.model_copy(update={key: note[key] for key in note.keys() & set(TokenizerConfig.model_fields) - {"kind"}})
+    config = TINY.model_copy(
+        update={key: note[key] for key in note.keys() & set(TokenizerConfig.model_fields) - {"kind"}}
+    )
     bae = BAE(config).eval()
     weights = {canonical_name(key): value for key, value in load_file(GOLDEN / "bae_10.weights.safetensors").items()}
     bae.load_state_dict({key: weights[key] for key in bae.state_dict()})

@@ -11,6 +11,8 @@ def test_it_is_the_mean_absolute_error() -> None:
     total, parts = reconstruction_loss(reconstruction, images)
     torch.testing.assert_close(total, torch.tensor(0.2))
     total.backward()
-    torch.testing.assert_close(reconstruction.grad * reconstruction.numel(), torch.tensor([1.0, -1, 1]).expand(2, 3, 4, 3))
+    torch.testing.assert_close(
+        reconstruction.grad * reconstruction.numel(), torch.tensor([1.0, -1, 1]).expand(2, 3, 4, 3)
+    )
     assert list(parts) == ["l1"]
     assert parts["l1"] == total

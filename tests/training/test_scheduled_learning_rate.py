@@ -1,6 +1,7 @@
 """The learning rate's course: up in equal parts, down along half a cosine, or constant."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_it_falls_along_half_a_cosine_to_the_final_share() -> None:
     assert rates[25] == pytest.approx(2 * (0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2))
     assert rates[50] == pytest.approx(2 * 0.55)
     assert rates[100] == pytest.approx(0.2)
-    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates))
 
 
 def test_a_share_of_one_is_constant() -> None:

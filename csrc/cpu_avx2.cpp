@@ -1,0 +1,96 @@
+// AVX2: fields are gathered by a byte shuffle within each half of a register, then shifted into place.
+#include "cpu.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2")))
+
+namespace elm::cpu {
+namespace {
+
+// --- pack: one bit per value, the first of each 8 most significant ------------------------------------------------------
+
+AVX2 __m128i reversed_in_8(__m128i bytes) {
+  return _mm_shuffle_epi8(bytes, _mm_setr_epi8(7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8));
+}
+
+AVX2 uint16_t positive_16(const Byte* values) {
+  const __m128i bytes = reversed_in_8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+  return ~_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_setzero_si128()));
+}
+
+AVX2 uint16_t positive_16(const float* values) {
+  const __m256i reversed = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  uint16_t bits = 0;
+  for (int half = 0; half < 2; half++) {
+    const __m256 positive = _mm256_cmp_ps(_mm256_loadu_ps(values + 8 * half), _mm256_setzero_ps(), _CMP_GT_OQ);
+    bits |= _mm256_movemask_ps(_mm256_permutevar8x32_ps(positive, reversed)) << 8 * half;
+  }
+  return bits;
+}
+
+AVX2 uint16_t positive_16(const BFloat16* values) {  // as integers: above +0 and not above +infinity
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  const __m256i above_zero = _mm256_cmpgt_epi16(words, _mm256_setzero_si256());
+  const __m256i positive = _mm256_andnot_si256(_mm256_cmpgt_epi16(words, _mm256_set1_epi16(0x7f80)), above_zero);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(positive), _mm256_extracti128_si256(positive, 1));
+  return _mm_movemask_epi8(reversed_in_8(bytes));
+}
+
+// --- unpack: 8 fields at a time, in lanes of 32 bits --------------------------------------------------------------------
+
+AVX2 void store_8(__m256i fields, int64_t* ids) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm256_cvtepu32_epi64(_mm256_castsi256_si128(fields)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids + 4), _mm256_cvtepu32_epi64(_mm256_extracti128_si256(fields, 1)));
+}
+AVX2 void store_8(__m256i fields, int32_t* ids) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), fields); }
+AVX2 void store_8(__m256i fields, int16_t* ids) {
+  const __m256i low = _mm256_and_si256(fields, _mm256_set1_epi32(0xffff));
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(ids), words);
+}
+
+// --- spread: the bytes of 64 bits that a lane needs, and which of their bits --------------------------------------------
+
+AVX2 __m256i load_4(const Byte* ids) {
+  int32_t word;
+  memcpy(&word, ids, 4);
+  return _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(word));
+}
+
+}  // namespace
+
+template <class Value>
+AVX2 void Avx2::pack(const Value* values, int64_t count, Byte* packed) {
+  for (; count >= 16; count -= 16, values += 16, packed += 2) {
+    const uint16_t bits = positive_16(values);
+    memcpy(packed, &bits, 2);
+  }
+  Scalar::pack(values, count, packed);
+}
+
+template <class Id>
+AVX2 void Avx2::unpack(const Byte* packed, int64_t count, int width, Id* ids) {
+  if (width <= 25 || width == 32) {  // a field and the bits before it in its byte fit a lane
+    alignas(32) Byte source[32];
+    alignas(32) int32_t shift[8];
+    const int half = width / 2;  // the byte where field 4 starts, and with it the upper half of the register
+    for (int field = 0; field < 8; field++) {
+      const int bit = field * width - (field < 4 ? 0 : 8 * half);
+      for (int byte = 0; byte < 4; byte++) source[4 * field + byte] = bit / 8 + 3 - byte;
+      shift[field] = 32 - width - bit % 8;
+    }
+    const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(source));
+    const __m256i shifts = _mm256_load_si256(reinterpret_cast<const __m256i*>(shift));
+    const __m256i mask = _mm256_set1_epi32(static_cast<uint32_t>(-1) >> (32 - width));
+    const Byte* end = packed + bytes_of(count * width);
+    for (; end - packed >= half + 16 && count >= 8; packed += width, count -= 8, ids += 8) {
+      const __m256i bytes = _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(packed + half),
+                                                reinterpret_cast<const __m128i*>(packed));
+      const __m256i fields = _mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, order), shifts);
+      store_8(_mm256_and_si256(fields, mask), ids);
+    }
+  }
+  Scalar::unpack(packed, count, width, ids);
+}
