@@ -129,7 +129,7 @@ def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 wrong input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        app()
+        app(prog_name="elm")
     except ElmError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

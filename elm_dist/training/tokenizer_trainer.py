@@ -56,10 +56,9 @@ def train_tokenizer(config: Config) -> None:
         parts = update(state, images, config)
         if _is_due(state.step, training.log_every):
             monitor.report(parts)
-        if _is_due(state.step, training.checkpoint_every):
+        if _is_due(state.step, training.checkpoint_every) or state.step == training.total_steps:
             monitor.examine(exam)
             save_state(directory / "training", state)
-    monitor.examine(exam)
     monitor.close()
     _finish(state, exam, config)
 

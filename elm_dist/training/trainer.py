@@ -160,8 +160,8 @@ class Trainer:
             there = checkpoint.facts.get(fact)
             if there != here:
                 raise CheckpointError(
-                    f"{checkpoint.directory} cannot go on here: its {fact} is {there}, this run's is {here}; use the same "
-                    "data, seed and global batch, or another run.directory"
+                    f"{checkpoint.directory} cannot go on here: its {fact} is {there}, this run's is {here}; use "
+                    "the same data, seed and global batch, or another run.directory"
                 )
         self.engine.state.set_step(checkpoint.step)
         log.info("resuming %s at step %s: %s", self.directory, f"{checkpoint.step:,}", self.engine.layout)

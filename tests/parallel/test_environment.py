@@ -55,5 +55,7 @@ def test_a_device_is_chosen_before_deepspeed_looks(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the message misses")
 def test_a_gpu_that_is_not_there_is_not_waited_for() -> None:
-    with pytest.raises(LayoutError, match="parallel.device=cuda, but torch sees no GPU here; set parallel.device=auto"):
+    with pytest.raises(
+        LayoutError, match=r"parallel\.device=cuda, but torch sees no GPU here; set parallel.device=auto"
+    ):
         process_environment().choose_device("cuda")

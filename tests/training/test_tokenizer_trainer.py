@@ -14,9 +14,10 @@ from skimage import data
 from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import load_tokenizer
-from elm_dist.config import Config
+from elm_dist.config import Config, TokenizerConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import ImageError, TokenizerError, TrainingError
+from elm_dist.tokenizers.bae import BAE
 from elm_dist.training import tokenizer_trainer
 from elm_dist.training.tokenizer_state import TokenizerState
 from elm_dist.training.tokenizer_trainer import train_tokenizer
@@ -180,7 +181,7 @@ def test_progress_is_logged(tmp_path: Path, images: Path, caplog: pytest.LogCapt
     reports = [line for line in caplog.messages if "| loss 0." in line]
     assert [line.split()[1] for line in reports] == ["2/4", "4/4"]
     assert all("img/s" in line and "| eta 0h 00m" in line for line in reports)
-    assert sum("dB PSNR on 12 validation images" in line for line in caplog.messages) == 3  # checkpoint, end, report
+    assert sum("dB PSNR on 12 validation images" in line for line in caplog.messages) == 2  # last checkpoint, report
 
 
 def test_every_epoch_has_each_image_once_in_another_order(images: Path) -> None:
@@ -262,3 +263,32 @@ def test_a_gpu_that_is_not_there(tmp_path: Path, images: Path) -> None:
         TrainingError, match=r"parallel\.device: torch sees no GPU on this machine; set parallel\.device="
     ):
         train_tokenizer(build_config(tmp_path, images, "parallel.device=cuda"))
+
+
+def test_a_run_killed_while_it_is_measured_needs_no_update(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config(tmp_path, images, "tokenizer_training.total_steps=3")
+
+    def die(directory: Path, bae: BAE, config: TokenizerConfig) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer_trainer, "save_tokenizer", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(config)
+    scores = read_scores(config)
+    train_tokenizer(config)
+    assert read_scores(config) == scores
+    assert load_tokenizer(config.tokenizer.directory, "cpu").config == config.tokenizer
+
+
+def test_bf16_computes_on_fp32_weights(tmp_path: Path, images: Path) -> None:
+    fp32 = build_config(tmp_path / "fp32", images, "tokenizer_training.total_steps=2")
+    bf16 = build_config(tmp_path / "bf16", images, "tokenizer_training.total_steps=2", "parallel.precision=bf16")
+    train_tokenizer(fp32)
+    train_tokenizer(bf16)
+    expected, found = weights(fp32)["project.weight"], weights(bf16)["project.weight"]
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # three updates of at most the learning rate, 3e-3

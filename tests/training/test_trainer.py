@@ -13,28 +13,21 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trained_run import TINY, TRAIN, folders
 
 from elm_dist.config_file import load_config
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parent.parent.parent
-TRAIN = str(ROOT / "elm_dist" / "train.py")
-TINY = Path(__file__).parent / "tiny.yaml"
 SPEED = ("speed/", "memory/", "progress/eta_hours")
 
-PYTHON = [sys.executable, TRAIN]
-TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", TRAIN]
-DEEPSPEED = [str(BIN / "deepspeed"), "--quiet", "--num_gpus", "2", "--master_port", "29417", TRAIN]
+PYTHON = [sys.executable, str(TRAIN)]
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", str(TRAIN)]
+DEEPSPEED = [str(BIN / "deepspeed"), "--quiet", "--num_gpus", "2", "--master_port", "29417", str(TRAIN)]
 STAGES = "parallel.pipeline_stages=2"
 
 
 def arguments(tokenized: Path, run: Path, *overrides: str) -> list[str]:
-    folders = [
-        f"run.directory={run}",
-        f"tokenizer.directory={tokenized / 'tokenizer'}",
-        f"data.shards={tokenized / 'shards'}",
-    ]
-    return ["--config", str(TINY), *folders, *overrides]
+    return ["--config", str(TINY), *folders(tokenized, run), *overrides]
 
 
 def train(launcher: list[str], tokenized: Path, run: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -177,7 +170,7 @@ def fails(tokenized: Path, run: Path, *overrides: str) -> str:
 
 def test_the_literal_command_without_data_says_which_commands_help(tmp_path: Path) -> None:
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    command = [str(BIN / "deepspeed"), "--num_gpus", "8", "--master_port", "29418", TRAIN]
+    command = [str(BIN / "deepspeed"), "--num_gpus", "8", "--master_port", "29418", str(TRAIN)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 2, result.stderr
     said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

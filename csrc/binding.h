@@ -1,0 +1,118 @@
+// From tensors to jobs: the checks that memory safety asks for, and the outputs. A `Device` says where a job is done:
+// `Device::run(job, tensor)` does it where that tensor is. Written against torch's stable ABI, so that one build serves
+// many versions of torch and Python; shapes of fake tensors and gradients are in elm_dist/codes/extension.py.
+#pragma once
+
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "contract.h"
+
+namespace elm {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+inline Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline void check_like(const Tensor& tensor, ScalarType dtype, std::vector<int64_t> shape, const Tensor& beside,
+                       const char* what) {
+  const auto sizes = tensor.sizes();
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype && std::vector<int64_t>(sizes.begin(), sizes.end()) == shape &&
+                      tensor.device() == beside.device(),
+                  "expected ", what, ", on the device of the other tensors");
+}
+
+inline void check_packed(const Tensor& packed, int64_t positions, int64_t subtokens, int64_t subtoken_bits) {
+  STD_TORCH_CHECK(packed.scalar_type() == ScalarType::Byte && packed.dim() == 2, "packed must be uint8 (batch, bytes)");
+  STD_TORCH_CHECK(subtokens >= 1 && subtoken_bits >= 1 && subtokens <= 64 / subtoken_bits,
+                  "a code must have 1 to 64 bits, not ", subtokens, " x ", subtoken_bits);
+  STD_TORCH_CHECK(positions >= 0 && positions <= packed.size(1) * 8 / (subtokens * subtoken_bits), "a row of ",
+                  packed.size(1), " bytes does not hold ", positions, " positions of ", subtokens, " x ",
+                  subtoken_bits, " bits");
+}
+
+/// Call `run` with a zero of the C++ type of a dtype.
+template <class Run>
+void with_id_type(ScalarType dtype, const Run& run) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return run(Byte{});
+    case ScalarType::Short:
+      return run(int16_t{});
+    case ScalarType::Int:
+      return run(int32_t{});
+    case ScalarType::Long:
+      return run(int64_t{});
+    default:
+      STD_TORCH_CHECK(false, "ids must be int16, int32 or int64");
+  }
+}
+
+template <class Device>
+Tensor pack_bits(const Tensor& values_, const std::optional<Tensor>& samples_, int64_t seed) {
+  const Tensor values = dense(values_);
+  STD_TORCH_CHECK(values.dim() == 2, "values must be (batch, bits)");
+  const int64_t rows = values.size(0), bits = values.size(1);
+  std::optional<Tensor> samples;
+  if (samples_) {
+    samples = dense(*samples_);
+    check_like(*samples, ScalarType::Long, {rows}, values, "samples, int64 (batch,)");
+  }
+  Tensor packed = torch::stable::new_empty(values, {rows, bytes_of(bits)}, ScalarType::Byte);
+  const bool is_one_row = !samples && bits % 8 == 0;  // rows of whole bytes need no seam between them
+  const auto run = [&](auto value) {
+    using Value = decltype(value);
+    PackBits<Value> job = {data<Value>(values), samples ? data<int64_t>(*samples) : nullptr,
+                           static_cast<uint64_t>(seed), data<Byte>(packed), rows, bits};
+    if (is_one_row) job.bits *= job.rows, job.rows = 1;
+    Device::run(job, values);
+  };
+  switch (values.scalar_type()) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      run(Byte{});
+      break;
+    case ScalarType::Float:
+      run(float{});
+      break;
+    case ScalarType::BFloat16:
+      run(BFloat16{});
+      break;
+    default:
+      STD_TORCH_CHECK(false, "values must be bool, uint8, float32 or bfloat16");
+  }
+  return packed;
+}
+
+template <class Device>
+Tensor unpack_subtokens(const Tensor& packed_, int64_t positions, int64_t subtokens, int64_t subtoken_bits,
+                        ScalarType dtype) {
+  const Tensor packed = dense(packed_);
+  check_packed(packed, positions, subtokens, subtoken_bits);
+  const int64_t rows = packed.size(0), fields = positions * subtokens;
+  STD_TORCH_CHECK(packed.size(1) == bytes_of(fields * subtoken_bits), "a row of ", packed.size(1),
+                  " bytes is longer than ", fields, " sub-tokens of ", subtoken_bits, " bits");
+  Tensor ids = torch::stable::new_empty(packed, {rows, positions, subtokens}, dtype);
+  with_id_type(dtype, [&](auto id) {
+    using Id = decltype(id);
+    STD_TORCH_CHECK(sizeof(Id) > 1 && subtoken_bits <= int64_t{8 * sizeof(Id)}, subtoken_bits,
+                    " bits do not fit the dtype of the ids");
+    UnpackSubtokens<Id> job = {data<Byte>(packed), data<Id>(ids), rows, fields, static_cast<int>(subtoken_bits)};
+    if (fields * subtoken_bits % 8 == 0) job.fields *= job.rows, job.rows = 1;
+    Device::run(job, packed);
+  });
+  return ids;
+}

@@ -1,0 +1,102 @@
+// Chooses the twin, and walks over the tiles of a job.
+#include "cpu.h"
+
+namespace elm::cpu {
+
+Level best_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return Level::avx512;
+  if (__builtin_cpu_supports("avx2")) return Level::avx2;
+#endif
+  return Level::scalar;
+}
+
+// --- Tiles: whole bytes of a row, large enough to pay for a thread's visit, small enough to share out ------------------
+
+template <class Value>
+Tiles tiles_of(const PackBits<Value>& job) {
+  return {job.rows, job.bits, 1 << 15};
+}
+template <class Id>
+Tiles tiles_of(const UnpackSubtokens<Id>& job) {
+  return {job.rows, job.fields, 1 << 13};
+}
+template <class Id>
+Tiles tiles_of(const SubtokensToBits<Id>& job) {
+  return {1, job.fields, 1 << 12};
+}
+template <class Value>
+Tiles tiles_of(const EmbedPacked<Value>& job) {
+  return {job.rows, job.positions, 16};
+}
+
+// --- One tile ----------------------------------------------------------------------------------------------------------
+
+template <class Simd, class Value>
+void run_tile(const PackBits<Value>& job, Tile tile) {
+  const Value* values = job.values + tile.row * job.bits + tile.first;
+  Byte* packed = job.packed + tile.row * bytes_of(job.bits) + tile.first / 8;
+  if (job.samples == nullptr) return Simd::pack(values, tile.size, packed);
+  for (int64_t i = 0; i < tile.size; i += 8) {
+    const int count = tile.size - i < 8 ? tile.size - i : 8;
+    packed[i / 8] = pack_byte(job, values + i, count, tile.row, tile.first + i);
+  }
+}
+
+template <class Simd, class Id>
+void run_tile(const UnpackSubtokens<Id>& job, Tile tile) {
+  const Byte* packed = job.packed + tile.row * bytes_of(job.fields * job.width) + tile.first * job.width / 8;
+  Simd::unpack(packed, tile.size, job.width, job.ids + tile.row * job.fields + tile.first);
+}
+
+template <class Simd, class Id>
+void run_tile(const SubtokensToBits<Id>& job, Tile tile) {
+  Simd::spread(job.ids + tile.first, tile.size, job.width, job.bits + tile.first * job.width);
+}
+
+template <class Simd, class Value>
+void run_tile(const EmbedPacked<Value>& job, Tile tile) {
+  for (int64_t position = tile.first; position < tile.first + tile.size; position++) {
+    const Value* rows[kMaxSubtokens];
+    for (int subtoken = 0; subtoken < job.subtokens; subtoken++)
+      rows[subtoken] = embedding_of(job, tile.row, position, subtoken);
+    Value* out = job.out + (tile.row * job.positions + position) * job.channels * (job.concat ? job.subtokens : 1);
+    if (!job.concat) {
+      Simd::sum(rows, job.subtokens, job.channels, out);
+      continue;
+    }
+    for (int subtoken = 0; subtoken < job.subtokens; subtoken++)
+      memcpy(out + subtoken * job.channels, rows[subtoken], job.channels * sizeof(Value));
+  }
+}
+
+// --- A range of tiles --------------------------------------------------------------------------------------------------
+
+template <class Simd, class Job>
+void run_tiles(const Job& job, int64_t begin, int64_t end) {
+  const Tiles tiles = tiles_of(job);
+  for (int64_t index = begin; index < end; index++) run_tile<Simd>(job, tiles[index]);
+}
+
+template <class Job>
+void run(const Job& job, Level level, int64_t begin, int64_t end) {
+  switch (level) {
+#if defined(__x86_64__)
+    case Level::avx512:
+      return run_tiles<Avx512>(job, begin, end);
+    case Level::avx2:
+      return run_tiles<Avx2>(job, begin, end);
+#endif
+    default:
+      return run_tiles<Scalar>(job, begin, end);
+  }
+}
+
+#define ELM_INSTANTIATE_JOB(Job)     \
+  template Tiles tiles_of(const Job&); \
+  template void run(const Job&, Level, int64_t, int64_t);
+ELM_FOR_EACH_JOB(ELM_INSTANTIATE_JOB)
+
+}  // namespace elm::cpu
