@@ -44,6 +44,12 @@ inline void check_packed(const Tensor& packed, int64_t positions, int64_t subtok
                   subtoken_bits, " bits");
 }
 
+template <class Id>
+void check_width(int64_t subtoken_bits) {
+  STD_TORCH_CHECK(subtoken_bits >= 1 && subtoken_bits <= int64_t{8 * sizeof(Id)}, "sub-tokens of ", subtoken_bits,
+                  " bits do not fit ids of ", 8 * sizeof(Id));
+}
+
 /// Call `run` with a zero of the C++ type of a dtype.
 template <class Run>
 void with_id_type(ScalarType dtype, const Run& run) {
@@ -57,7 +63,7 @@ void with_id_type(ScalarType dtype, const Run& run) {
     case ScalarType::Long:
       return run(int64_t{});
     default:
-      STD_TORCH_CHECK(false, "ids must be int16, int32 or int64");
+      STD_TORCH_CHECK(false, "ids must be uint8, int16, int32 or int64");
   }
 }
 
@@ -108,11 +114,85 @@ Tensor unpack_subtokens(const Tensor& packed_, int64_t positions, int64_t subtok
   Tensor ids = torch::stable::new_empty(packed, {rows, positions, subtokens}, dtype);
   with_id_type(dtype, [&](auto id) {
     using Id = decltype(id);
-    STD_TORCH_CHECK(sizeof(Id) > 1 && subtoken_bits <= int64_t{8 * sizeof(Id)}, subtoken_bits,
-                    " bits do not fit the dtype of the ids");
+    check_width<Id>(subtoken_bits);
     UnpackSubtokens<Id> job = {data<Byte>(packed), data<Id>(ids), rows, fields, static_cast<int>(subtoken_bits)};
     if (fields * subtoken_bits % 8 == 0) job.fields *= job.rows, job.rows = 1;
     Device::run(job, packed);
   });
   return ids;
 }
+
+template <class Device>
+Tensor subtokens_to_bits(const Tensor& ids_, int64_t subtoken_bits) {
+  const Tensor ids = dense(ids_);
+  STD_TORCH_CHECK(ids.dim() >= 1, "ids must be (..., subtokens)");
+  std::vector<int64_t> shape(ids.sizes().begin(), ids.sizes().end());
+  shape.back() *= subtoken_bits;
+  with_id_type(ids.scalar_type(), [&](auto id) { check_width<decltype(id)>(subtoken_bits); });
+  Tensor bits = torch::stable::new_empty(ids, shape, ScalarType::Byte);
+  with_id_type(ids.scalar_type(), [&](auto id) {
+    using Id = decltype(id);
+    Device::run(SubtokensToBits<Id>{data<Id>(ids), data<Byte>(bits), ids.numel(), static_cast<int>(subtoken_bits)}, ids);
+  });
+  return bits;
+}
+
+template <class Device>
+Tensor embed_packed(const Tensor& packed_, const std::vector<Tensor>& tables_, int64_t positions, int64_t subtoken_bits,
+                    bool concat, const std::optional<Tensor>& masked_) {
+  const Tensor packed = dense(packed_);
+  const int64_t rows = packed.size(0), subtokens = tables_.size();
+  check_packed(packed, positions, subtokens, subtoken_bits);
+  STD_TORCH_CHECK(subtoken_bits < 63 && tables_[0].dim() == 2, "tables must be (entries, channels)");
+  const int64_t entries = tables_[0].size(0), channels = tables_[0].size(1);
+  STD_TORCH_CHECK(entries >= (int64_t{1} << subtoken_bits) + masked_.has_value(), "tables of ", entries,
+                  " entries are too small for ", subtoken_bits, " bits", masked_ ? " and the mask token" : "");
+  std::optional<Tensor> masked;
+  if (masked_) {
+    masked = dense(*masked_);
+    check_like(*masked, ScalarType::Bool, {rows, positions}, packed, "masked, bool (batch, positions)");
+  }
+  std::vector<Tensor> tables;
+  for (const Tensor& table : tables_) {
+    check_like(table, tables_[0].scalar_type(), {entries, channels}, packed, "tables of one shape and dtype");
+    tables.push_back(dense(table));
+  }
+  Tensor out = torch::stable::new_empty(tables[0], {rows, positions, channels * (concat ? subtokens : 1)});
+  const auto run = [&](auto value) {
+    using Value = decltype(value);
+    EmbedPacked<Value> job = {data<Byte>(packed), masked ? data<Byte>(*masked) : nullptr, {}, data<Value>(out),
+                              rows, positions, packed.size(1), channels, static_cast<int>(subtokens),
+                              static_cast<int>(subtoken_bits), concat};
+    for (int64_t subtoken = 0; subtoken < subtokens; subtoken++) job.tables[subtoken] = data<Value>(tables[subtoken]);
+    Device::run(job, packed);
+  };
+  switch (out.scalar_type()) {
+    case ScalarType::Float:
+      run(float{});
+      break;
+    case ScalarType::BFloat16:
+      run(BFloat16{});
+      break;
+    default:
+      STD_TORCH_CHECK(false, "tables must be float32 or bfloat16");
+  }
+  return out;
+}
+
+/// Register the operations for a dispatch key, whose `Device` does their jobs.
+template <class Device>
+void implement(torch::stable::detail::StableLibrary& library) {
+  library.impl("pack_bits", TORCH_BOX(&pack_bits<Device>));
+  library.impl("unpack_subtokens", TORCH_BOX(&unpack_subtokens<Device>));
+  library.impl("subtokens_to_bits", TORCH_BOX(&subtokens_to_bits<Device>));
+  library.impl("embed_packed", TORCH_BOX(&embed_packed<Device>));
+}
+
+}  // namespace elm
+
+/// What `import` needs; all else happens when the library is loaded.
+#define ELM_PYTHON_MODULE(name)                                                                                    \
+  PyMODINIT_FUNC PyInit_##name() {                                                                                 \
+    static PyModuleDef module = {PyModuleDef_HEAD_INIT, #name, nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr}; \
+    return PyModule_Create(&module);                                                                               \
+  }

@@ -74,18 +74,19 @@ struct EmbedPacked {
 };
 
 /// Every job that a kernel is compiled for.
-#define ELM_FOR_EACH_JOB(DO)  \
-  DO(PackBits<Byte>)          \
-  DO(PackBits<float>)         \
-  DO(PackBits<BFloat16>)      \
-  DO(UnpackSubtokens<int16_t>) \
-  DO(UnpackSubtokens<int32_t>) \
-  DO(UnpackSubtokens<int64_t>) \
-  DO(SubtokensToBits<Byte>)   \
-  DO(SubtokensToBits<int16_t>) \
-  DO(SubtokensToBits<int32_t>) \
-  DO(SubtokensToBits<int64_t>) \
-  DO(EmbedPacked<float>)      \
+#define ELM_FOR_EACH_JOB(DO)    \
+  DO(PackBits<Byte>)            \
+  DO(PackBits<float>)           \
+  DO(PackBits<BFloat16>)        \
+  DO(UnpackSubtokens<Byte>)     \
+  DO(UnpackSubtokens<int16_t>)  \
+  DO(UnpackSubtokens<int32_t>)  \
+  DO(UnpackSubtokens<int64_t>)  \
+  DO(SubtokensToBits<Byte>)     \
+  DO(SubtokensToBits<int16_t>)  \
+  DO(SubtokensToBits<int32_t>)  \
+  DO(SubtokensToBits<int64_t>)  \
+  DO(EmbedPacked<float>)        \
   DO(EmbedPacked<BFloat16>)
 
 // --- Geometry ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ Level best_level() {
   return Level::scalar;
 }
 
+namespace {
+
 // --- Tiles: whole bytes of a row, large enough to pay for a thread's visit, small enough to share out ------------------
 
 template <class Value>
@@ -80,6 +82,13 @@ void run_tiles(const Job& job, int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; index++) run_tile<Simd>(job, tiles[index]);
 }
 
+}  // namespace
+
+template <class Job>
+int64_t count_tiles(const Job& job) {
+  return tiles_of(job).count;
+}
+
 template <class Job>
 void run(const Job& job, Level level, int64_t begin, int64_t end) {
   switch (level) {
@@ -95,7 +104,7 @@ void run(const Job& job, Level level, int64_t begin, int64_t end) {
 }
 
 #define ELM_INSTANTIATE_JOB(Job)     \
-  template Tiles tiles_of(const Job&); \
+  template int64_t count_tiles(const Job&); \
   template void run(const Job&, Level, int64_t, int64_t);
 ELM_FOR_EACH_JOB(ELM_INSTANTIATE_JOB)
 

@@ -27,6 +27,7 @@ ELM_DECLARE_LEVEL(Avx512)  // with VBMI: Ice Lake (2019), Zen 4
   template void Level::pack(const Byte*, int64_t, Byte*);                        \
   template void Level::pack(const float*, int64_t, Byte*);                       \
   template void Level::pack(const BFloat16*, int64_t, Byte*);                    \
+  template void Level::unpack(const Byte*, int64_t, int, Byte*);                 \
   template void Level::unpack(const Byte*, int64_t, int, int16_t*);              \
   template void Level::unpack(const Byte*, int64_t, int, int32_t*);              \
   template void Level::unpack(const Byte*, int64_t, int, int64_t*);              \
@@ -61,9 +62,9 @@ enum class Level : int { scalar, avx2, avx512 };
 /// The highest level that this processor has.
 Level best_level();
 
-/// How a job is cut into tiles, and the work on the tiles [begin, end).
+/// Into how many tiles a job is cut, and the work on the tiles [begin, end).
 template <class Job>
-Tiles tiles_of(const Job& job);
+int64_t count_tiles(const Job& job);
 template <class Job>
 void run(const Job& job, Level level, int64_t begin, int64_t end);
 

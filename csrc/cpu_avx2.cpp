@@ -44,11 +44,17 @@ AVX2 void store_8(__m256i fields, int64_t* ids) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm256_cvtepu32_epi64(_mm256_castsi256_si128(fields)));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids + 4), _mm256_cvtepu32_epi64(_mm256_extracti128_si256(fields, 1)));
 }
-AVX2 void store_8(__m256i fields, int32_t* ids) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), fields); }
+AVX2 void store_8(__m256i fields, int32_t* ids) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), fields);
+}
+AVX2 __m128i narrowed(__m256i fields) {  // to 16 bits each, which they have no more than
+  return _mm_packus_epi32(_mm256_castsi256_si128(fields), _mm256_extracti128_si256(fields, 1));
+}
 AVX2 void store_8(__m256i fields, int16_t* ids) {
-  const __m256i low = _mm256_and_si256(fields, _mm256_set1_epi32(0xffff));
-  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(ids), words);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(ids), narrowed(fields));
+}
+AVX2 void store_8(__m256i fields, Byte* ids) {
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(ids), _mm_packus_epi16(narrowed(fields), _mm_setzero_si128()));
 }
 
 }  // namespace

@@ -49,6 +49,9 @@ AVX512 void store_16(__m512i fields, int32_t* ids) { _mm512_storeu_si512(ids, fi
 AVX512 void store_16(__m512i fields, int16_t* ids) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm512_cvtepi32_epi16(fields));
 }
+AVX512 void store_16(__m512i fields, Byte* ids) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(ids), _mm512_cvtepi32_epi8(fields));
+}
 
 // --- spread: 8 ids in lanes of 64 bits ---------------------------------------------------------------------------------
 

@@ -291,4 +291,4 @@ def test_bf16_computes_on_fp32_weights(tmp_path: Path, images: Path) -> None:
     expected, found = weights(fp32)["project.weight"], weights(bf16)["project.weight"]
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # three updates of at most the learning rate, 3e-3
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # a weight moves by 0.0045 at most
