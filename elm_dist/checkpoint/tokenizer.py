@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from elm_dist.config import TokenizerConfig
 from elm_dist.errors import TokenizerError
+from elm_dist.files import replace_text, replacing
 from elm_dist.tokenizers.bae import BAE
 
 CONFIG_FILE = "config.json"
@@ -100,18 +100,10 @@ def describe_differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(f"{key} is {stored.get(key)} there and {wanted.get(key)} here" for key in keys)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is at no time half written."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file that is at no time half written."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

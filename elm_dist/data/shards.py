@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.errors import ShardError
+from elm_dist.files import replace_text, replacing, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +75,10 @@ class Manifest(BaseModel):
     @property
     def fingerprint(self) -> str:
         """The sha256 of manifest.json: two sets of shards with the same one are the same, byte for byte."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def to_bytes(self) -> bytes:
-        return (self.model_dump_json(indent=2) + "\n").encode()
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
 
     def files(self, split: Split) -> tuple[ShardFile, ...]:
         return self.splits.get(split, ())
@@ -117,7 +118,7 @@ def verify_shards(directory: Path) -> None:
     for split in manifest.splits:
         for entry in manifest.files(split):
             _open_shard(directory / entry.file, entry, manifest)
-            if _sha256(directory / entry.file) != entry.sha256:
+            if sha256(directory / entry.file) != entry.sha256:
                 raise ShardError(f"{directory / entry.file}: the checksum is not that of the manifest; {REPLACE}")
 
 
@@ -136,7 +137,7 @@ class ShardWriter:
         directory.mkdir(parents=True, exist_ok=True)
         recorded = _read_manifest(directory / MANIFEST) or _read_manifest(directory / UNFINISHED)
         if recorded is None:
-            if any(path.suffix != ".tmp" for path in directory.iterdir()):
+            if any(path.suffix != ".partial" for path in directory.iterdir()):
                 raise ShardError(f"{directory}: the folder holds other files; choose an empty or a new one with --out")
             recorded = manifest
         else:
@@ -156,14 +157,12 @@ class ShardWriter:
         assert codes.flags.c_contiguous
         files, rows = self.manifest.files(split), self.manifest.record_rows
         path = self.directory / f"{split}-{len(files):06d}.tar"
-        unfinished = path.with_suffix(".tar.tmp")
         # mtime=0: the time of writing would make each file different
-        with unfinished.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
+        with replacing(path) as scratch, scratch.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
             for record, start in enumerate(range(0, len(labels), rows)):
                 part = slice(start, start + rows)
                 tar.write({"__key__": f"{record:09d}", "cls.npy": labels[part], "codes.npy": codes[part]})
-        os.replace(unfinished, path)
-        entry = ShardFile(file=path.name, samples=len(labels), bytes=path.stat().st_size, sha256=_sha256(path))
+        entry = ShardFile(file=path.name, samples=len(labels), bytes=path.stat().st_size, sha256=sha256(path))
         splits = {**self.manifest.splits, split: (*files, entry)}
         self.manifest = self.manifest.model_copy(update={"splits": splits})
         self._save(UNFINISHED)
@@ -176,15 +175,13 @@ class ShardWriter:
 
     def _is_intact(self, entry: ShardFile) -> bool:
         path = self.directory / entry.file
-        intact = path.exists() and _sha256(path) == entry.sha256
+        intact = path.exists() and sha256(path) == entry.sha256
         if not intact:
             logger.warning("%s is missing or damaged: it and the shards after it are made again", path)
         return intact
 
     def _save(self, name: str) -> None:
-        unfinished = self.directory / f"{name}.tmp"
-        unfinished.write_bytes(self.manifest.to_bytes())
-        os.replace(unfinished, self.directory / name)
+        replace_text(self.directory / name, self.manifest.to_json())
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -313,8 +310,3 @@ def _differences(recorded: Manifest, needed: dict[str, object]) -> str:
         for name, value in needed.items()
         if getattr(recorded, name) != value
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

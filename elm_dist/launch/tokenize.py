@@ -3,19 +3,18 @@
 import logging
 from pathlib import Path
 
-import torch
 from rich.progress import Progress
 
 from elm_dist.checkpoint.tokenizer import load_tokenizer, tokenizer_fingerprint
 from elm_dist.data.encode import encode_images
+from elm_dist.devices import choose_device
 
 log = logging.getLogger(__name__)
 
 
 def tokenize_images(images: Path, tokenizer: Path, out: Path, *, batch_size: int, seed: int, flip: bool) -> None:
     """Encode the images of a folder with the tokenizer in another; goes on where a killed run stopped."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bae, fingerprint = load_tokenizer(tokenizer, device), tokenizer_fingerprint(tokenizer)
+    bae, fingerprint = load_tokenizer(tokenizer, choose_device("auto")), tokenizer_fingerprint(tokenizer)
     with Progress(transient=True) as progress:
         task = progress.add_task("tokenizing", total=None)
 

@@ -8,6 +8,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+from elm_dist.devices import choose_device
 from elm_dist.errors import LayoutError
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -34,12 +35,8 @@ class ProcessEnvironment:
         os.environ.update({name: str(value) for name, value in zip(_VARIABLES, values, strict=True)})
 
     def choose_device(self, device: str) -> None:
-        """Tell DeepSpeed, before it is imported, to take "cpu" or "cuda"; "auto" is a GPU where there is one."""
-        from torch import cuda  # here, so that the rest of this file needs no torch
-
-        if device == "cuda" and not cuda.is_available():
-            raise LayoutError("parallel.device=cuda, but torch sees no GPU here; set parallel.device=auto or =cpu")
-        os.environ["DS_ACCELERATOR"] = "cuda" if device != "cpu" and cuda.is_available() else "cpu"
+        """Tell DeepSpeed, before it is imported, which device to take: "auto", "cpu" or "cuda"."""
+        os.environ["DS_ACCELERATOR"] = choose_device(device).type
 
 
 def process_environment() -> ProcessEnvironment:

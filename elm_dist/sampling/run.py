@@ -13,6 +13,7 @@ from elm_dist.checkpoint.store import CHECKPOINTS, newest_good
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
+from elm_dist.devices import choose_device
 from elm_dist.errors import CheckpointError, ConfigError
 from elm_dist.model.elm import ELM, Decoder, code_shape, layer_specs
 from elm_dist.randomness import derive_seed
@@ -56,7 +57,7 @@ def sample_run(
     config = _load_run_config(run_directory, overrides or [])
     labels = _check_classes(classes, config.model.num_classes)
     check_tokenizer_fits(config.tokenizer.directory, config.tokenizer)
-    device = torch.device("cuda" if config.parallel.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = choose_device(config.parallel.device)
     model = load_model(run_directory, config).to(device)
     tokenizer = load_tokenizer(config.tokenizer.directory, device)
     requests = [ImageRequest(label, index) for label in labels for index in range(per_class)]

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from elm_dist.checkpoint.tokenizer import architecture, describe_differences, replace_tensors, replace_text
+from elm_dist.checkpoint.tokenizer import architecture, describe_differences, replace_tensors
 from elm_dist.config import Config
 from elm_dist.errors import TokenizerError
+from elm_dist.files import replace_text
 from elm_dist.randomness import derive_seed
 from elm_dist.tokenizers.bae import BAE
 

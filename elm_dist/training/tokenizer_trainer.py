@@ -19,9 +19,11 @@ import time
 import torch
 from torch import Tensor
 
-from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, has_tokenizer, replace_text, save_tokenizer
+from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, has_tokenizer, save_tokenizer
 from elm_dist.config import Config
+from elm_dist.devices import choose_device
 from elm_dist.errors import TrainingError
+from elm_dist.files import replace_text
 from elm_dist.monitoring import metrics as names
 from elm_dist.monitoring.writers import ConsoleWriter, TensorBoardWriter, Writers
 from elm_dist.randomness import derive_seed
@@ -47,7 +49,7 @@ def train_tokenizer(config: Config) -> None:
         check_tokenizer_fits(directory, config.tokenizer)
         log.info("%s: the tokenizer is trained already and is reused; delete the folder to train it anew", directory)
         return
-    device = _choose_device(config)
+    device = choose_device(config.parallel.device)
     exam = Exam(config, device)
     state = build_state(config, device)
     load_state(directory / "training", state)
@@ -156,10 +158,3 @@ def _learning_rate(step: int, config: Config) -> float:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _choose_device(config: Config) -> torch.device:
-    wanted, has_gpu = config.parallel.device, torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise TrainingError("parallel.device: torch sees no GPU on this machine; set parallel.device=auto or =cpu")
-    return torch.device("cuda" if wanted != "cpu" and has_gpu else "cpu")

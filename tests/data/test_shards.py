@@ -153,7 +153,7 @@ def test_an_unfinished_set_goes_on_at_its_last_whole_shard(
 
     writer = ShardWriter(tmp_path / "part", manifest)
     writer.write("train", *first)
-    (tmp_path / "part" / "train-000001.tar.tmp").write_bytes(b"what a killed run leaves")
+    (tmp_path / "part" / ".train-000001.tar.partial").write_bytes(b"what a killed run leaves")
     with pytest.raises(ShardError, match="not finished; run the same `elm tokenize` again"):
         load_manifest(tmp_path / "part")
 

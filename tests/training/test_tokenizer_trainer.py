@@ -16,7 +16,7 @@ from torch import Tensor
 from elm_dist.checkpoint.tokenizer import load_tokenizer
 from elm_dist.config import Config, TokenizerConfig
 from elm_dist.config_file import load_config
-from elm_dist.errors import ImageError, TokenizerError, TrainingError
+from elm_dist.errors import ImageError, LayoutError, TokenizerError, TrainingError
 from elm_dist.tokenizers.bae import BAE
 from elm_dist.training import tokenizer_trainer
 from elm_dist.training.tokenizer_state import TokenizerState
@@ -259,9 +259,7 @@ def test_a_checkpoint_of_another_tokenizer(tmp_path: Path, images: Path, monkeyp
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the message misses")
 def test_a_gpu_that_is_not_there(tmp_path: Path, images: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"parallel\.device: torch sees no GPU on this machine; set parallel\.device="
-    ):
+    with pytest.raises(LayoutError, match=r"parallel\.device=cuda, but torch sees no GPU here; set"):
         train_tokenizer(build_config(tmp_path, images, "parallel.device=cuda"))
 
 

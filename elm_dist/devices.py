@@ -1,0 +1,18 @@
+"""Which device to compute on."""
+
+from typing import TYPE_CHECKING
+
+from elm_dist.errors import LayoutError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(wanted: str) -> "torch.device":
+    """Return the device for "cpu", "cuda", or "auto", a GPU where there is one; LayoutError for a GPU that is not."""
+    import torch  # here, so that configurations can be read where torch is not installed
+
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise LayoutError("parallel.device=cuda, but torch sees no GPU here; set parallel.device=auto or =cpu")
+    return torch.device("cuda" if wanted != "cpu" and has_gpu else "cpu")
