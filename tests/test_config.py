@@ -29,7 +29,7 @@ BROKEN = {
     ),
     "_heads_fit": (
         ["model.num_heads=7"],
-        "model.num_heads: 7 heads do not divide hidden_size 192; choose a divisor of it",
+        "model.num_heads: 7 heads do not divide hidden_size 128; choose a divisor of it",
     ),
     "_image_fits": (
         ["tokenizer.image_size=30"],
@@ -42,7 +42,7 @@ BROKEN = {
     ),
     "_stages_fit": (
         ["parallel.pipeline_stages=7"],
-        "parallel.pipeline_stages: 7 stages need at least one block each, but model.num_layers is 6; use at most 6 "
+        "parallel.pipeline_stages: 7 stages need at least one block each, but model.num_layers is 4; use at most 4 "
         "stages",
     ),
     "_engines_fit": (

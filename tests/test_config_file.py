@@ -166,7 +166,6 @@ def test_problems_of_different_kinds_are_reported_in_one_go(tmp_path: Path) -> N
         ("run.directory=3", "3 is not allowed; give a path"),
         ("tokenizer.code_bits=65", "65 is not allowed; give at most 64"),
         ("tokenizer.base_channels=33", "33 is not allowed; give a multiple of 32"),
-        ("tokenizer.kind=vae", "'vae' is not allowed; give 'bae'"),
         ("tokenizer.channel_multipliers=2", "2 is not allowed; give a list, as in [1, 2]"),
         ("tokenizer.channel_multipliers=[]", "[] is not allowed; give a list of at least 1"),
         ("optimizer.betas=[0.9, 0.9, 0.9]", "[0.9, 0.9, 0.9] is not allowed; give a list of at most 2"),
