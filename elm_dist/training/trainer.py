@@ -130,7 +130,8 @@ class Trainer:
             if self._is_due(config.monitoring.sample_every):
                 self._sample()
             if self._is_due(config.checkpoint.every) or self.step == total or stopped:
-                self.store.save(self.engine, self.step, self._facts())
+                with self.clock.paused():
+                    self.store.save(self.engine, self.step, self._facts())
         log.info("%s at step %s: %s", "stopped" if stopped else "finished", f"{self.step:,}", self.directory)
         self.writers.close()
 

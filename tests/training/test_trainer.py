@@ -138,6 +138,14 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_stopped(
     assert read_metrics(run) == read_metrics(whole)
 
 
+def test_a_run_goes_on_on_another_layout(plain: Path, tokenized: Path, tmp_path: Path) -> None:
+    """Begun by one process, resumed on two replicas with ZeRO 3, which divides every tensor."""
+    run = copy_up_to(plain, 3, tmp_path / "run")
+    assert "2 replicas" in finish(TORCHRUN, tokenized, run, "parallel.zero_stage=3")
+    for one, two in zip(read_metrics(plain), read_metrics(run), strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+
+
 def test_a_finished_run_says_so_and_is_left_alone(plain: Path, tokenized: Path) -> None:
     before = (plain / "metrics.jsonl").read_bytes()
     assert "is finished: all 6 steps are done" in finish(PYTHON, tokenized, plain)
