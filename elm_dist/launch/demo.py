@@ -27,7 +27,9 @@ from elm_dist.config_file import load_config
 from elm_dist.data.cifar10 import prepare_cifar10
 from elm_dist.data.images import ImageFolder
 from elm_dist.data.marginals import marginal_bits_per_code_bit
+from elm_dist.data.shards import load_manifest
 from elm_dist.monitoring.metrics import VALIDATION_BITS_PER_CODE_BIT
+from elm_dist.parallel.environment import free_port
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +45,15 @@ IMAGES_PER_CLASS = 8
 class Stage:
     name: str
     command: list[str]
-    made: Path  # what it leaves behind
     environment: dict[str, str] = field(default_factory=dict)
 
 
 class Row(NamedTuple):
-    """What one stage took and left behind."""
+    """What one stage took and did."""
 
     stage: str
     seconds: float
-    made: Path
+    did: str
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class DemoReport:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title="elm demo")
-        for heading in ("stage", "took", "made"):
+        for heading in ("stage", "took", "did"):
             table.add_column(heading, overflow="fold")
         for row in self.rows:
-            table.add_row(row.stage, f"{row.seconds:.0f} s", str(row.made))
+            table.add_row(row.stage, f"{row.seconds:.0f} s", row.did)
         yield table
         run = self.config.run.directory
         yield (
@@ -99,10 +100,10 @@ def run_demo(config_path: Path, images: Path | None, overrides: list[str]) -> De
     if images is not None:
         overrides += _fit_images(images)
     config = load_config(config_path, overrides)
-    rows = [_timed("images", partial(_prepare_images, config, images), config.tokenizer_training.images)]
+    seconds = {"images": _timed("images", partial(_prepare_images, config, images))}
     for stage in _stages(config_path, config, overrides):
-        rows.append(_timed(stage.name, partial(_run, stage), stage.made))
-    return _report(config, rows)
+        seconds[stage.name] = _timed(stage.name, partial(_run, stage))
+    return _report(config, seconds)
 
 
 def final_samples(config: Config) -> Path:
@@ -113,26 +114,23 @@ def _stages(config_path: Path, config: Config, overrides: list[str]) -> Iterator
     bin_directory = Path(sys.executable).parent
     elm, deepspeed = str(bin_directory / "elm"), str(bin_directory / "deepspeed")
     tokenizer, shards, run = config.tokenizer.directory, config.data.shards, config.run.directory
-    yield Stage("tokenizer", [elm, "tokenizer", "train", str(config_path), *overrides], tokenizer)
+    yield Stage("tokenizer", [elm, "tokenizer", "train", str(config_path), *overrides])
     images = str(config.tokenizer_training.images)
-    yield Stage(
-        "shards", [elm, "tokenize", "--images", images, "--tokenizer", str(tokenizer), "--out", str(shards)], shards
-    )
+    yield Stage("shards", [elm, "tokenize", "--images", images, "--tokenizer", str(tokenizer), "--out", str(shards)])
     processes = config.parallel.pipeline_stages
     threads = max(1, (os.cpu_count() or 1) // processes)
     train = [str(Path(elm_dist.__file__).parent / "train.py"), "--config", str(config_path), *overrides]
     yield Stage(
         "training",
-        [deepspeed, "--quiet", "--num_gpus", str(processes), *train],
-        run,
+        [deepspeed, "--quiet", "--master_port", str(free_port()), "--num_gpus", str(processes), *train],
         {
             "OMP_NUM_THREADS": str(threads),
             "PYTHONWARNINGS": "ignore::FutureWarning",
             "DS_ACCELERATOR": "cuda" if _count_gpus(config) else "cpu",
         },
     )
-    out = final_samples(config)
-    yield Stage("samples", [elm, "sample", str(run), "--out", str(out), "--per-class", str(IMAGES_PER_CLASS)], out)
+    out = str(final_samples(config))
+    yield Stage("samples", [elm, "sample", str(run), "--out", out, "--per-class", str(IMAGES_PER_CLASS)])
 
 
 def _fit_machine(config: Config) -> list[str]:
@@ -180,21 +178,31 @@ def _run(stage: Stage) -> None:
         raise SystemExit(code if code > 0 else 1)
 
 
-def _timed(name: str, work: Callable[[], None], made: Path) -> Row:
+def _timed(name: str, work: Callable[[], None]) -> float:
     log.info("--- %s", name)
     begin = time.monotonic()
     work()
-    return Row(name, time.monotonic() - begin, made)
+    return time.monotonic() - begin
 
 
-def _report(config: Config, rows: list[Row]) -> DemoReport:
+def _report(config: Config, seconds: dict[str, float]) -> DemoReport:
     """Read the figures that the stages left behind."""
     score = json.loads((config.tokenizer.directory / "report.json").read_text())
     lines = (config.run.directory / "metrics.jsonl").read_text().splitlines()
     validations = [v for v in map(json.loads, lines) if VALIDATION_BITS_PER_CODE_BIT in v]
+    manifest = load_manifest(config.data.shards)
+    train, validation = (f"{manifest.samples(split):,} {split}" for split in ("train", "validation"))
+    did = {
+        "images": f"{train} and {validation} images in {config.tokenizer_training.images}",
+        "tokenizer": f"{score['steps']:,} steps, {score['psnr_db']:.2f} dB, in {config.tokenizer.directory}",
+        "shards": f"{train} and {validation} images as {manifest.packed_bytes} bytes each, in {config.data.shards}",
+        "training": f"{validations[-1]['step']:,} steps on {config.parallel.pipeline_stages} pipeline stages",
+        "samples": f"{IMAGES_PER_CLASS} images of each of {config.model.num_classes} classes, guided by "
+        f"{config.sampling.cfg_scale:g}",
+    }
     return DemoReport(
         config,
-        rows,
+        [Row(stage, took, did[stage]) for stage, took in seconds.items()],
         bits=validations[-1][VALIDATION_BITS_PER_CODE_BIT],
         marginal_bits=marginal_bits_per_code_bit(config.data.shards).train,
         mean_image_ratio=score["mean_image_ratio"],

@@ -43,7 +43,7 @@ def process_environment() -> ProcessEnvironment:
     """Read this process's place. Raises LayoutError when only some of the variables are set or one is no number."""
     found = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if "RANK" not in found and "WORLD_SIZE" not in found:
-        return ProcessEnvironment(0, 0, 1, "127.0.0.1", _free_port())
+        return ProcessEnvironment(0, 0, 1, "127.0.0.1", free_port())
     missing = [name for name in _VARIABLES if name not in found]
     if missing:
         raise LayoutError(
@@ -59,7 +59,8 @@ def process_environment() -> ProcessEnvironment:
     return ProcessEnvironment(rank, local_rank, world_size, found["MASTER_ADDR"], port)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

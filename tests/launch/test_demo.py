@@ -16,7 +16,7 @@ DEMO = Path(__file__).parent.parent.parent / "configs" / "demo.yaml"
 
 GOOD = DemoReport(
     config=load_config(DEMO),
-    rows=[Row("images", 12.3, Path("data/cifar10"))],
+    rows=[Row("images", 12.3, "60,000 images")],
     bits=0.90,
     marginal_bits=0.99,
     mean_image_ratio=9.0,
@@ -33,7 +33,7 @@ def show(report: DemoReport) -> str:
 def test_report_shows_stages_figures_and_places() -> None:
     said = show(GOOD)
     for part in (
-        "images",
+        "60,000 images",
         "12 s",
         "22.00 dB",
         "9.0 times",
