@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a table that sampling asked for first must serve training, too
 def rope_table(grid: int, head_size: int, device: torch.device, base: float = 10_000.0) -> Tensor:
     """Return cosines and sines (positions, head_size / 2, 2) for a sequence of the class and grid^2 - 1 codes, fp32.
 

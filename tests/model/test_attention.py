@@ -1,6 +1,6 @@
 import torch
 
-from elm_dist.model.attention import rope_table, rotate
+from elm_dist.model.attention import Attention, rope_table, rotate
 
 CPU = torch.device("cpu")
 
@@ -35,3 +35,12 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     at = lambda x, row, column: rotate(x, table[1 + 8 * row + column].unsqueeze(0)).flatten()  # noqa: E731
     torch.testing.assert_close(at(q, 3, 4).norm(), q.norm())
     torch.testing.assert_close(at(q, 3, 4) @ at(k, 1, 3), at(q, 5, 2) @ at(k, 3, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_training_can_follow_sampling_in_one_process() -> None:
+    rope_table.cache_clear()
+    attention = Attention(size=32, heads=2, grid=4)
+    with torch.inference_mode():
+        attention(torch.randn(1, 16, 32))
+    attention(torch.randn(1, 16, 32)).sum().backward()
+    assert attention.qkv.weight.grad is not None
