@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+EXTRAS ?= dev
 PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
 # Tests start many processes: one thread each. torch 2.13 warns of renamed collectives at every DeepSpeed call.
@@ -30,13 +31,16 @@ lint: $(READY) ## style, types and the floors of the house
 	$(BIN)/lint-imports --no-logo
 
 clean: ## remove caches and build outputs; .venv, runs and data stay
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(READY) build *.egg-info elm_dist/codes/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find elm_dist tests -name __pycache__ -type d -exec rm -rf {} +
 
 # torch first, by itself: pip then takes the build that this machine offers (CPU or CUDA) and nothing later replaces it.
-$(READY): pyproject.toml setup.py constraints.txt
+# The extension is built against it, which pip's build isolation hides; without a compiler plain torch does its work.
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	@echo "Setting up .venv with PyTorch, DeepSpeed and elm-dist, one to two minutes the first time ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) torch
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	@$(PIP_INSTALL) --no-build-isolation --no-deps -e .
+	@$(BIN)/python -c 'from elm_dist.codes.packing import implementation; print("Bit packing:", implementation())'
 	@touch $@

@@ -1,8 +1,8 @@
 // What the CPU sources, the CUDA sources and the fall-back in Python (elm_dist/codes/fallback.py) agree on.
 //
-// An image's bits are one big-endian stream: field f is bits [f * width, (f + 1) * width), its most significant first,
-// as `np.packbits` writes them. Every row (image) starts on a byte, and its last byte is filled up with zeros. Hence the
-// invariant behind every fast path: 8 fields are `width` whole bytes.
+// The bits of an image are one big-endian stream, as `np.packbits` writes it: field f is the bits [f * width,
+// (f + 1) * width), the most significant first. Every row (image) starts on a byte, and its last byte is filled up with
+// zeros. Hence the invariant behind every fast path: 8 fields are `width` whole bytes.
 //
 // An operation is a job: a plain struct of pointers and sizes, read by `cpu.cpp` and `cuda.cu` alike. Its rows are cut
 // into tiles, and no two tiles write the same byte, so tiles may run in any order and at the same time.
@@ -15,7 +15,7 @@
 #if defined(__CUDACC__)
 #define ELM_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define ELM_HOST_DEVICE inline
+#define ELM_HOST_DEVICE [[gnu::always_inline]] inline
 #endif
 
 namespace elm {
@@ -28,7 +28,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// --- Jobs --------------------------------------------------------------------------------------------------------------
+// --- Jobs ------------------------------------------------------------------------------------------------------------
 
 /// values (rows, bits) -> packed (rows, ceil(bits / 8)). A bit is set where its value is positive: 0/1 and -/+ alike.
 /// With `samples` (rows,), a value is the probability of its bit, and the bit is drawn for (seed, sample, its index).
@@ -41,12 +41,12 @@ struct PackBits {
   int64_t rows, bits;
 };
 
-/// packed (rows, ceil(fields * width / 8)) -> ids (rows, fields), cut to the bits of Id as a C cast does.
+/// packed (rows, row_bytes) -> ids (rows, fields), the first of each row. An Id as wide as a field may turn negative.
 template <class Id>
 struct UnpackSubtokens {
   const Byte* packed;
   Id* ids;
-  int64_t rows, fields;
+  int64_t rows, fields, row_bytes;
   int width;
 };
 
@@ -89,7 +89,7 @@ struct EmbedPacked {
   DO(EmbedPacked<float>)        \
   DO(EmbedPacked<BFloat16>)
 
-// --- Geometry ----------------------------------------------------------------------------------------------------------
+// --- Geometry --------------------------------------------------------------------------------------------------------
 
 ELM_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 ELM_HOST_DEVICE constexpr int64_t bytes_of(int64_t bits) { return ceil_div(bits, 8); }
@@ -112,31 +112,37 @@ struct Tiles {
   }
 };
 
-// --- Fields ------------------------------------------------------------------------------------------------------------
+// --- Fields ----------------------------------------------------------------------------------------------------------
 
-/// Field `index` of a row, reading no byte but its own. This is the definition; every other way must agree with it.
-ELM_HOST_DEVICE uint64_t read_field(const Byte* row, int64_t index, int width) {
-  const int64_t bit = index * width;
-  const Byte* byte = row + bit / 8;
-  uint64_t field = 0;
-  for (int skip = bit % 8, left = width; left > 0; skip = 0) {
-    const int take = left < 8 - skip ? left : 8 - skip;
-    field = field << take | static_cast<Byte>(*byte++ << skip) >> (8 - take);
-    left -= take;
+/// Reads fields one after the other, and no byte but theirs. The definition that every faster way must agree with.
+struct FieldReader {
+  const Byte* byte;
+  int skip;  // bits of it that lie before the next field
+
+  ELM_HOST_DEVICE FieldReader(const Byte* row, int64_t bit) : byte(row + bit / 8), skip(bit % 8) {}
+
+  ELM_HOST_DEVICE uint64_t next(int width) {
+    uint64_t field = 0;
+    for (int left = width; left > 0;) {
+      const int take = left < 8 - skip ? left : 8 - skip;
+      field = field << take | static_cast<Byte>(*byte << skip) >> (8 - take);
+      left -= take;
+      byte += (skip + take) / 8;
+      skip = (skip + take) % 8;
+    }
+    return field;
   }
-  return field;
-}
+};
 
-/// The row of the table of `subtoken` at `position`.
+/// The embedding of a sub-token whose id is `id` where its position is not masked.
 template <class Value>
-ELM_HOST_DEVICE const Value* embedding_of(const EmbedPacked<Value>& job, int64_t row, int64_t position, int subtoken) {
-  const bool is_masked = job.masked != nullptr && job.masked[row * job.positions + position] != 0;
-  const uint64_t id = is_masked ? uint64_t{1} << job.width
-                                : read_field(job.packed + row * job.row_bytes, position * job.subtokens + subtoken, job.width);
-  return job.tables[subtoken] + id * job.channels;
+ELM_HOST_DEVICE const Value* embedding_of(const EmbedPacked<Value>& job, int64_t row, int64_t position, int subtoken,
+                                          uint64_t id) {
+  const bool is_masked = job.masked != nullptr && job.masked[row * job.positions + position];
+  return job.tables[subtoken] + (is_masked ? uint64_t{1} << job.width : id) * job.channels;
 }
 
-// --- Values ------------------------------------------------------------------------------------------------------------
+// --- Values ----------------------------------------------------------------------------------------------------------
 
 ELM_HOST_DEVICE float to_float(float value) { return value; }
 ELM_HOST_DEVICE float to_float(BFloat16 value) {
@@ -157,7 +163,7 @@ ELM_HOST_DEVICE bool is_positive(Byte value) { return value != 0; }
 ELM_HOST_DEVICE bool is_positive(float value) { return value > 0; }
 ELM_HOST_DEVICE bool is_positive(BFloat16 value) { return to_float(value) > 0; }
 
-// --- Draws -------------------------------------------------------------------------------------------------------------
+// --- Draws -----------------------------------------------------------------------------------------------------------
 
 /// Four random words for a counter: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 struct Philox {
@@ -183,8 +189,8 @@ ELM_HOST_DEVICE bool is_drawn(uint32_t word, Byte probability) {  // in 255ths
   return uint64_t{word >> 8} * 255 < uint64_t{probability} << 24;
 }
 
-/// The byte of `count` <= 8 values that start at bit `first`, a multiple of 8, of a row. Bit i of the row of a sample is
-/// drawn by word i % 4 of Philox(seed, i / 4, sample).
+/// The byte of `count` <= 8 values, the first of which is bit `first`, a multiple of 8, of a row. What draws bit i of a
+/// sample is word i % 4 of Philox(seed, i / 4, sample).
 template <class Value>
 ELM_HOST_DEVICE Byte pack_byte(const PackBits<Value>& job, const Value* values, int count, int64_t row, int64_t first) {
   unsigned byte = 0;

@@ -15,7 +15,9 @@ Level best_level() {
 
 namespace {
 
-// --- Tiles: whole bytes of a row, large enough to pay for a thread's visit, small enough to share out ------------------
+// --- Tiles: whole bytes of a row, large enough to pay for a thread's visit, small enough to share out ----------------
+
+constexpr int kPositions = 16;  // of a tile of embeddings
 
 template <class Value>
 Tiles tiles_of(const PackBits<Value>& job) {
@@ -31,10 +33,10 @@ Tiles tiles_of(const SubtokensToBits<Id>& job) {
 }
 template <class Value>
 Tiles tiles_of(const EmbedPacked<Value>& job) {
-  return {job.rows, job.positions, 16};
+  return {job.rows, job.positions, kPositions};
 }
 
-// --- One tile ----------------------------------------------------------------------------------------------------------
+// --- One tile --------------------------------------------------------------------------------------------------------
 
 template <class Simd, class Value>
 void run_tile(const PackBits<Value>& job, Tile tile) {
@@ -49,7 +51,7 @@ void run_tile(const PackBits<Value>& job, Tile tile) {
 
 template <class Simd, class Id>
 void run_tile(const UnpackSubtokens<Id>& job, Tile tile) {
-  const Byte* packed = job.packed + tile.row * bytes_of(job.fields * job.width) + tile.first * job.width / 8;
+  const Byte* packed = job.packed + tile.row * job.row_bytes + tile.first * job.width / 8;
   Simd::unpack(packed, tile.size, job.width, job.ids + tile.row * job.fields + tile.first);
 }
 
@@ -60,21 +62,27 @@ void run_tile(const SubtokensToBits<Id>& job, Tile tile) {
 
 template <class Simd, class Value>
 void run_tile(const EmbedPacked<Value>& job, Tile tile) {
-  for (int64_t position = tile.first; position < tile.first + tile.size; position++) {
-    const Value* rows[kMaxSubtokens];
-    for (int subtoken = 0; subtoken < job.subtokens; subtoken++)
-      rows[subtoken] = embedding_of(job, tile.row, position, subtoken);
-    Value* out = job.out + (tile.row * job.positions + position) * job.channels * (job.concat ? job.subtokens : 1);
-    if (!job.concat) {
-      Simd::sum(rows, job.subtokens, job.channels, out);
-      continue;
+  int64_t ids[kPositions * kMaxSubtokens];
+  const Value* rows[kPositions * kMaxSubtokens];
+  const int64_t count = tile.size * job.subtokens, start = tile.first * job.subtokens * job.width / 8;
+  Scalar::unpack(job.packed + tile.row * job.row_bytes + start, count, job.width, ids);
+  for (int64_t i = 0; i < count; i++)
+    rows[i] = embedding_of(job, tile.row, tile.first + i / job.subtokens, i % job.subtokens, ids[i]);
+
+  const int64_t first = tile.row * job.positions + tile.first;  // position in the output
+  if (job.concat) {
+    Value* out = job.out + first * job.subtokens * job.channels;
+    for (int64_t i = 0; i < count; i++) memcpy(out + i * job.channels, rows[i], job.channels * sizeof(Value));
+  } else {
+    Value* out = job.out + first * job.channels;
+    for (int64_t i = 0; i < count; i += job.subtokens, out += job.channels) {
+      const int64_t next = i + job.subtokens < count ? i + job.subtokens : i;
+      Simd::sum(rows + i, rows + next, job.subtokens, job.channels, out);
     }
-    for (int subtoken = 0; subtoken < job.subtokens; subtoken++)
-      memcpy(out + subtoken * job.channels, rows[subtoken], job.channels * sizeof(Value));
   }
 }
 
-// --- A range of tiles --------------------------------------------------------------------------------------------------
+// --- A range of tiles ------------------------------------------------------------------------------------------------
 
 template <class Simd, class Job>
 void run_tiles(const Job& job, int64_t begin, int64_t end) {
@@ -103,8 +111,8 @@ void run(const Job& job, Level level, int64_t begin, int64_t end) {
   }
 }
 
-#define ELM_INSTANTIATE_JOB(Job)     \
-  template int64_t count_tiles(const Job&); \
+#define ELM_INSTANTIATE_JOB(Job)             \
+  template int64_t count_tiles(const Job&);  \
   template void run(const Job&, Level, int64_t, int64_t);
 ELM_FOR_EACH_JOB(ELM_INSTANTIATE_JOB)
 

@@ -1,5 +1,6 @@
 // AVX2: bytes are gathered by a shuffle within each half of a register, then shifted or masked into place.
 #include "cpu.h"
+#include "cpu_sum.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -9,7 +10,7 @@
 namespace elm::cpu {
 namespace {
 
-// --- pack: one bit per value, the first of each 8 most significant -----------------------------------------------------
+// --- pack: one bit per value, the first of each 8 most significant ---------------------------------------------------
 
 AVX2 __m128i reversed_in_8(__m128i bytes) {
   return _mm_shuffle_epi8(bytes, _mm_setr_epi8(7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8));
@@ -38,7 +39,7 @@ AVX2 uint16_t positive_16(const BFloat16* values) {  // as integers: above +0, a
   return _mm_movemask_epi8(reversed_in_8(bytes));
 }
 
-// --- unpack: 8 fields in lanes of 32 bits ------------------------------------------------------------------------------
+// --- unpack: 8 fields in lanes of 32 bits ----------------------------------------------------------------------------
 
 AVX2 void store_8(__m256i fields, int64_t* ids) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm256_cvtepu32_epi64(_mm256_castsi256_si128(fields)));
@@ -115,8 +116,8 @@ AVX2 void Avx2::spread(const Id* ids, int64_t count, int width, Byte* bits) {
 }
 
 template <class Value>
-AVX2 void Avx2::sum(const Value* const* rows, int row_count, int64_t channels, Value* out) {
-  sum_in_blocks(rows, row_count, channels, out);
+AVX2 void Avx2::sum(const Value* const* rows, const Value* const* next, int row_count, int64_t channels, Value* out) {
+  sum_in_vectors(rows, next, row_count, channels, out);
 }
 
 ELM_INSTANTIATE_LEVEL(Avx2)

@@ -1,5 +1,6 @@
 // AVX-512 with VBMI: one permutation gathers bytes from anywhere in a register, then they are shifted or tested.
 #include "cpu.h"
+#include "cpu_sum.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -9,7 +10,7 @@
 namespace elm::cpu {
 namespace {
 
-// --- pack: 64 bits, the first of each 8 values most significant --------------------------------------------------------
+// --- pack: 64 bits, the first of each 8 values most significant ------------------------------------------------------
 
 AVX512 uint64_t positive_64(const Byte* values) {
   const __m512i reversed_in_8 = _mm512_set4_epi32(0x08090a0b, 0x0c0d0e0f, 0x00010203, 0x04050607);
@@ -39,7 +40,7 @@ AVX512 uint64_t positive_64(const BFloat16* values) {  // as integers: above +0,
   return bits;
 }
 
-// --- unpack: 16 fields in lanes of 32 bits -----------------------------------------------------------------------------
+// --- unpack: 16 fields in lanes of 32 bits ---------------------------------------------------------------------------
 
 AVX512 void store_16(__m512i fields, int64_t* ids) {
   _mm512_storeu_si512(ids, _mm512_cvtepu32_epi64(_mm512_castsi512_si256(fields)));
@@ -53,7 +54,7 @@ AVX512 void store_16(__m512i fields, Byte* ids) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(ids), _mm512_cvtepi32_epi8(fields));
 }
 
-// --- spread: 8 ids in lanes of 64 bits ---------------------------------------------------------------------------------
+// --- spread: 8 ids in lanes of 64 bits -------------------------------------------------------------------------------
 
 AVX512 __m512i load_8(const Byte* ids) {
   return _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(ids)));
@@ -65,6 +66,32 @@ AVX512 __m512i load_8(const int32_t* ids) {
   return _mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(ids)));
 }
 AVX512 __m512i load_8(const int64_t* ids) { return _mm512_loadu_si512(ids); }
+
+/// Spread 8 ids at a time, in pieces of 64 bits, and return how many were. The last piece spills over into the bits of
+/// the next ids, which overwrite it.
+template <int kPieces, class Id>
+AVX512 int64_t spread_pieces(const Id* ids, int64_t count, int width, Byte* bits) {
+  alignas(64) Byte source[64 * kPieces], bit[64 * kPieces];
+  for (int i = 0; i < 64 * kPieces; i++) {
+    const int place = width - 1 - i % width;
+    source[i] = i / width * 8 + place / 8;
+    bit[i] = 1 << place % 8;
+  }
+  __m512i order[kPieces], mask[kPieces];
+  for (int piece = 0; piece < kPieces; piece++) {
+    order[piece] = _mm512_load_si512(source + 64 * piece);
+    mask[piece] = _mm512_load_si512(bit + 64 * piece);
+  }
+  int64_t done = 0;
+  for (; (count - done) * width >= 64 * kPieces; done += 8) {
+    const __m512i eight = load_8(ids + done);
+    for (int piece = 0; piece < kPieces; piece++) {
+      const __mmask64 set = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(order[piece], eight), mask[piece]);
+      _mm512_storeu_si512(bits + done * width + 64 * piece, _mm512_maskz_set1_epi8(set, 1));
+    }
+  }
+  return done;
+}
 
 }  // namespace
 
@@ -101,28 +128,16 @@ AVX512 void Avx512::unpack(const Byte* packed, int64_t count, int width, Id* ids
 
 template <class Id>
 AVX512 void Avx512::spread(const Id* ids, int64_t count, int width, Byte* bits) {
-  // 8 ids at a time, in pieces of 64 bits. The last piece spills over into the next ids' bits, which overwrite it.
-  alignas(64) Byte source[512], bit[512];
-  for (int i = 0; i < 512; i++) {
-    const int place = width - 1 - i % width;
-    source[i] = i / width * 8 + place / 8;
-    bit[i] = 1 << place % 8;
-  }
-  const int pieces = (8 * width + 63) / 64;
-  for (const Byte* end = bits + count * width; end - bits >= 64 * pieces; count -= 8, ids += 8, bits += 8 * width) {
-    const __m512i eight = load_8(ids);
-    for (int piece = 0; piece < pieces; piece++) {
-      const __m512i bytes = _mm512_permutexvar_epi8(_mm512_load_si512(source + 64 * piece), eight);
-      const __mmask64 set = _mm512_test_epi8_mask(bytes, _mm512_load_si512(bit + 64 * piece));
-      _mm512_storeu_si512(bits + 64 * piece, _mm512_maskz_set1_epi8(set, 1));
-    }
-  }
-  Scalar::spread(ids, count, width, bits);
+  int64_t done = 0;
+  if (width <= 8) done = spread_pieces<1>(ids, count, width, bits);
+  if (width > 8 && width <= 16) done = spread_pieces<2>(ids, count, width, bits);
+  Avx2::spread(ids + done, count - done, width, bits + done * width);
 }
 
 template <class Value>
-AVX512 void Avx512::sum(const Value* const* rows, int row_count, int64_t channels, Value* out) {
-  sum_in_blocks(rows, row_count, channels, out);
+AVX512 void Avx512::sum(const Value* const* rows, const Value* const* next, int row_count, int64_t channels,
+                        Value* out) {
+  sum_in_vectors(rows, next, row_count, channels, out);
 }
 
 ELM_INSTANTIATE_LEVEL(Avx512)

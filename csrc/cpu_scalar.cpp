@@ -21,14 +21,15 @@ template <class Id>
 void Scalar::unpack(const Byte* packed, int64_t count, int width, Id* ids) {
   int64_t index = 0;
   if (width <= 57) {  // a field and the bits before it in its byte fit a word of 8 bytes, as long as there are 8
-    const int64_t words_end = bytes_of(count * width) - 8;
-    for (int64_t bit = 0; index < count && bit / 8 <= words_end; index++, bit += width) {
+    const int64_t last_word = bytes_of(count * width) - 8;
+    for (int64_t bit = 0; index < count && bit / 8 <= last_word; index++, bit += width) {
       uint64_t word;
       memcpy(&word, packed + bit / 8, 8);
       ids[index] = static_cast<Id>(__builtin_bswap64(word) << bit % 8 >> (64 - width));
     }
   }
-  for (; index < count; index++) ids[index] = static_cast<Id>(read_field(packed, index, width));
+  FieldReader fields(packed, index * width);
+  for (; index < count; index++) ids[index] = static_cast<Id>(fields.next(width));
 }
 
 template <class Id>
@@ -38,8 +39,12 @@ void Scalar::spread(const Id* ids, int64_t count, int width, Byte* bits) {
 }
 
 template <class Value>
-void Scalar::sum(const Value* const* rows, int row_count, int64_t channels, Value* out) {
-  sum_in_blocks(rows, row_count, channels, out);
+void Scalar::sum(const Value* const* rows, const Value* const*, int row_count, int64_t channels, Value* out) {
+  for (int64_t channel = 0; channel < channels; channel++) {
+    float total = 0;
+    for (int row = 0; row < row_count; row++) total += to_float(rows[row][channel]);
+    from_float(total, out[channel]);
+  }
 }
 
 ELM_INSTANTIATE_LEVEL(Scalar)

@@ -1,6 +1,6 @@
 // One thread, one tile: 16 bytes of output, or 16 values to pack. Threads share nothing and never wait for each other,
-// so the order in which they run cannot matter. Memory moves 16 bytes at a time where the address allows it: a view such
-// as `packed[1:]` is contiguous and yet starts anywhere, and so do rows of odd length.
+// so the order in which they run cannot matter. Memory moves 16 bytes at a time where the address allows it: a view
+// such as `packed[1:]` is contiguous and yet starts anywhere, and so do rows of odd length.
 #include "cuda.h"
 
 namespace elm::cuda {
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 256;  // per block
 
-// --- 16-byte moves -----------------------------------------------------------------------------------------------------
+// --- 16-byte moves ---------------------------------------------------------------------------------------------------
 
 /// Values that a thread holds in registers, a multiple of 16 bytes.
 template <class Value, int kCount = 16 / sizeof(Value)>
@@ -26,8 +26,7 @@ __device__ void load(const Value* from, int64_t count, Held<Value, kCount>& held
     for (int i = 0; i < held.kVectors; i++) vectors[i] = reinterpret_cast<const uint4*>(from)[i];
     memcpy(held.value, vectors, sizeof vectors);
   } else {
-    for (int i = 0; i < kCount; i++)
-      if (i < count) held.value[i] = from[i];
+    for (int i = 0; i < kCount; i++) held.value[i] = i < count ? from[i] : Value{};
   }
 }
 
@@ -43,7 +42,7 @@ __device__ void store(const Held<Value, kCount>& held, int64_t count, Value* to)
   }
 }
 
-// --- One tile ----------------------------------------------------------------------------------------------------------
+// --- One tile --------------------------------------------------------------------------------------------------------
 
 template <class Value>
 Tiles tiles_of(const PackBits<Value>& job) {
@@ -64,10 +63,10 @@ Tiles tiles_of(const UnpackSubtokens<Id>& job) {
 }
 template <class Id>
 __device__ void run_tile(const UnpackSubtokens<Id>& job, Tile tile) {
-  const Byte* row = job.packed + tile.row * bytes_of(job.fields * job.width);
+  FieldReader fields(job.packed + tile.row * job.row_bytes, tile.first * job.width);
   Held<Id> ids;
   for (int i = 0; i < 16 / sizeof(Id); i++)
-    if (i < tile.size) ids.value[i] = static_cast<Id>(read_field(row, tile.first + i, job.width));
+    if (i < tile.size) ids.value[i] = static_cast<Id>(fields.next(job.width));
   store(ids, tile.size, job.ids + tile.row * job.fields + tile.first);
 }
 
@@ -93,25 +92,34 @@ Tiles tiles_of(const EmbedPacked<Value>& job) {  // a row of tiles is one embedd
   return {job.rows * job.positions * (job.concat ? job.subtokens : 1), job.channels, 16 / sizeof(Value)};
 }
 template <class Value>
+__device__ const Value* find(const EmbedPacked<Value>& job, int64_t row, int64_t position, int subtoken) {
+  FieldReader fields(job.packed + row * job.row_bytes, (position * job.subtokens + subtoken) * job.width);
+  return embedding_of(job, row, position, subtoken, fields.next(job.width));
+}
+template <class Value>
 __device__ void run_tile(const EmbedPacked<Value>& job, Tile tile) {
   const int64_t code = job.concat ? tile.row / job.subtokens : tile.row;
   const int64_t row = code / job.positions, position = code - row * job.positions;
-  const int begin = job.concat ? static_cast<int>(tile.row - code * job.subtokens) : 0;
-  const int end = job.concat ? begin + 1 : job.subtokens;
   Held<Value> values;
-  float total[16 / sizeof(Value)] = {};
-  for (int subtoken = begin; subtoken < end; subtoken++) {
-    load(embedding_of(job, row, position, subtoken) + tile.first, tile.size, values);
-    for (int i = 0; i < 16 / sizeof(Value); i++) total[i] += to_float(values.value[i]);
+  if (job.concat) {
+    const int subtoken = static_cast<int>(tile.row - code * job.subtokens);
+    load(find(job, row, position, subtoken) + tile.first, tile.size, values);
+  } else {
+    float total[16 / sizeof(Value)] = {};
+    for (int subtoken = 0; subtoken < job.subtokens; subtoken++) {
+      load(find(job, row, position, subtoken) + tile.first, tile.size, values);
+      for (int i = 0; i < 16 / sizeof(Value); i++) total[i] += to_float(values.value[i]);
+    }
+    for (int i = 0; i < 16 / sizeof(Value); i++) from_float(total[i], values.value[i]);
   }
-  for (int i = 0; i < 16 / sizeof(Value); i++) from_float(total[i], values.value[i]);
   store(values, tile.size, job.out + tile.row * job.channels + tile.first);
 }
 
-// --- All tiles ---------------------------------------------------------------------------------------------------------
+// --- All tiles -------------------------------------------------------------------------------------------------------
 
 template <class Job>
-__global__ void __launch_bounds__(kThreads) kernel(const __grid_constant__ Job job, const __grid_constant__ Tiles tiles) {
+__global__ void __launch_bounds__(kThreads)
+    kernel(const __grid_constant__ Job job, const __grid_constant__ Tiles tiles) {
   const int64_t index = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index < tiles.count) run_tile(job, tiles[index]);
 }

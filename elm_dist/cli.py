@@ -6,7 +6,7 @@ Heavy imports happen inside the commands: `elm check` must start at once and nee
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -70,19 +70,67 @@ def train_tokenizer(config: ConfigArgument, overrides: Overrides = None) -> None
     run(load_config(config, overrides))
 
 
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights of a BAE or VQGAN.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels per side of the images that it was trained on.")] = 256,
+) -> None:
+    """Import a published tokenizer: ELM's BAE, LlamaGen's VQ-16 or taming's VQGAN f16."""
+    from elm_dist.checkpoint.official import import_tokenizer
+
+    config = import_tokenizer(file, out, image_size)
+    typer.echo(f"{out}: a {config.kind} of {config.code_bits} bits, {config.grid} x {config.grid} codes an image")
+
+
 @app.command()
 def tokenize(
-    images: Annotated[Path, typer.Option(help="Folder with train/CLASS/* and, if you have it, validation/CLASS/*.")],
+    images: Annotated[Path, typer.Option(help="Folder with train/CLASS/* or train-*.tar, and validation likewise.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder of a trained tokenizer.")],
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     flip: Annotated[bool, typer.Option(help="Store each training image mirrored, too.")] = False,
+    views: Annotated[Literal["centre", "ten-crop"], typer.Option(help="What to store of a training image.")] = "centre",
+    payload: Annotated[
+        Literal["bits", "probabilities"], typer.Option(help="Bits, or what they are drawn from in each epoch.")
+    ] = "bits",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass of the encoder.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffle at write time.")] = 0,
+    max_broken: Annotated[float, typer.Option(min=0, max=0.5, help="Largest share of unreadable images.")] = 0.01,
 ) -> None:
-    """Encode images to packed token shards."""
+    """Encode images to packed token shards; `torchrun -m elm_dist.cli tokenize ...` does it on several processes."""
     from elm_dist.launch.tokenize import tokenize_images
 
-    tokenize_images(images, tokenizer, out, batch_size=batch_size, seed=seed, flip=flip)
+    tokenize_images(
+        images,
+        tokenizer,
+        out,
+        batch_size=batch_size,
+        seed=seed,
+        flip=flip,
+        views=views,
+        payload=payload,
+        max_broken=max_broken,
+    )
+
+
+@app.command()
+def inspect(
+    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A folder made by `elm tokenize`.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer that made them, for --out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A PNG of the first samples, decoded.")] = None,
+) -> None:
+    """Check every checksum of token shards and say what they hold; draw some of it."""
+    from elm_dist.data.inspect import inspect_shards
+    from elm_dist.sampling.contact_sheet import draw_contact_sheet
+
+    if (tokenizer is None) != (out is None):
+        raise ElmError(
+            "--tokenizer and --out go together: one decodes the samples, the other names their PNG; give both"
+        )
+    typer.echo(str(inspect_shards(shards)))
+    if tokenizer is not None and out is not None:
+        draw_contact_sheet(shards, tokenizer, out)
+        typer.echo(f"picture     {out}")
 
 
 @app.command()

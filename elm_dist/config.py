@@ -26,9 +26,10 @@ class RunConfig(Section):
 
 
 class TokenizerConfig(Section):
-    """The binary autoencoder (BAE) that turns an image into a grid of codes and back (paper section 3.2)."""
+    """What turns an image into a grid of codes and back: the binary autoencoder (BAE, paper section 3.2) or a VQGAN."""
 
     directory: Path  # where the trained tokenizer lies: config.json and model.safetensors
+    kind: Literal["bae", "vqgan"] = "bae"  # a vector for each bit that is set, or a codebook of vectors
     code_bits: Annotated[int, Field(ge=1, le=64)] = 16  # bits per image position
     image_size: Count = 256  # pixels per side
     patch_size: Count = 1  # pixels per side folded into channels before the first convolution; 4 suits small images
@@ -37,7 +38,10 @@ class TokenizerConfig(Section):
     res_blocks: Count = 2  # residual blocks per resolution
     attention_resolutions: tuple[Count, ...] = (16,)  # feature-map sizes with self-attention
     embedding_channels: Annotated[int, Field(multiple_of=32, ge=32)] = 256
-    quantization: Literal["bernoulli", "deterministic"] = "bernoulli"  # how training turns probabilities into bits
+    quantization: Literal["bernoulli", "deterministic"] = "bernoulli"  # how a BAE in training draws bits
+    codebook_size: Annotated[int, Field(ge=0)] = 0  # entries of a VQGAN's codebook; 0 = a BAE, which has none
+    codebook_dim: Count = 8  # channels of an entry; these three are a VQGAN's alone, by default as LlamaGen has them
+    codebook_normalized: bool = True  # entries and what is looked up have length 1
 
     @property
     def downsampling(self) -> int:
@@ -53,6 +57,11 @@ class TokenizerConfig(Section):
     def positions(self) -> int:
         return self.grid**2
 
+    @property
+    def codebook_bits(self) -> int:
+        """Bits that the number of a codebook's entry takes."""
+        return (self.codebook_size - 1).bit_length()
+
 
 class TokenizerTrainingConfig(Section):
     """Defaults of Binary Latent Diffusion, where the BAE comes from; the paper trains 1,000,000 steps at batch 256."""
@@ -64,6 +73,16 @@ class TokenizerTrainingConfig(Section):
     warmup_steps: Cadence = 0
     final_learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # cosine from learning_rate to this share
     ema_decay: Share = 0.9995
+    reconstruction: Literal["l1", "l2"] = "l1"  # mean absolute or squared error of pixels in 0 to 1
+    perceptual: Literal["none", "mobilenet_v2", "lpips_vgg"] = "lpips_vgg"  # whose features tell how alike images look
+    perceptual_weight: Annotated[float, Field(ge=0)] = 1.0
+    vgg_weights: Path = Path("data/weights/vgg16-397923af.pth")  # torchvision's file; for lpips_vgg, as is the next
+    lpips_weights: Path = Path("data/weights/vgg.pth")  # of LPIPS 0.1
+    adversarial_weight: Annotated[float, Field(ge=0)] = 1.0  # largest; it adapts below that. 0 = no discriminator
+    adversarial_from: Cadence = 30_001  # the step at which the discriminator starts
+    diff_augment: bool = False  # colours and places of what the discriminator sees vary, which few images need
+    commitment_weight: Annotated[float, Field(ge=0)] = 0.25  # of a VQGAN's encoder towards its codebook (beta)
+    revive_after: Cadence = 500  # updates that no image uses an entry of a codebook before it is drawn anew; 0 = never
     log_every: Cadence = 50
     checkpoint_every: Cadence = 5_000
     loader_workers: Annotated[int, Field(ge=0)] = 8
@@ -222,6 +241,43 @@ def _image_fits(tokenizer: TokenizerConfig) -> Iterator[Problem]:
             yield (
                 "tokenizer.attention_resolutions",
                 f"no feature map is {resolution} x {resolution}; there are {', '.join(map(str, sizes))}",
+            )
+
+
+@rule("tokenizer")
+def _codebook_fits(tokenizer: TokenizerConfig) -> Iterator[Problem]:
+    if tokenizer.kind == "bae":
+        if tokenizer.codebook_size:
+            yield (
+                "tokenizer.codebook_size",
+                f"a BAE has no codebook, and so none of {tokenizer.codebook_size} entries; set tokenizer.kind=vqgan or "
+                "tokenizer.codebook_size=0",
+            )
+    elif tokenizer.codebook_size < 2:
+        yield (
+            "tokenizer.codebook_size",
+            f"a VQGAN needs a codebook of 2 entries or more, not {tokenizer.codebook_size}; set "
+            f"tokenizer.codebook_size={2**tokenizer.code_bits}, or tokenizer.kind=bae",
+        )
+    elif tokenizer.code_bits != tokenizer.codebook_bits:
+        yield (
+            "tokenizer.code_bits",
+            f"{tokenizer.codebook_size} entries of a codebook are numbered in {tokenizer.codebook_bits} bits, not "
+            f"{tokenizer.code_bits}; set tokenizer.code_bits={tokenizer.codebook_bits}, or "
+            f"tokenizer.codebook_size={2**tokenizer.code_bits}",
+        )
+
+
+@rule("tokenizer_training", "tokenizer")
+def _losses_fit(training: TokenizerTrainingConfig, tokenizer: TokenizerConfig) -> Iterator[Problem]:
+    judges = [("adversarial_weight", "0", training.adversarial_weight > 0, 24, "one patch of the discriminator")]
+    judges += [("perceptual", "none", training.perceptual == "lpips_vgg", 16, "VGG16, which halves them four times")]
+    for setting, off, is_on, least, what in judges:
+        if is_on and tokenizer.image_size < least:
+            yield (
+                f"tokenizer_training.{setting}",
+                f"images of {tokenizer.image_size} pixels are too small for {what}; set "
+                f"tokenizer_training.{setting}={off}, or tokenizer.image_size to {least} or more",
             )
 
 

@@ -8,10 +8,12 @@ ROOT = Path(__file__).parent.parent
 
 def test_help_names_every_command() -> None:
     said = elm("--help").stdout
-    assert all(name in said for name in ("check", "demo", "tokenizer", "tokenize", "train", "sample"))
+    assert all(
+        name in said for name in ("check", "demo", "tokenizer", "tokenize", "train", "sample", "import", "inspect")
+    )
 
 
-@pytest.mark.parametrize("command", ["check", "demo", "tokenizer", "tokenize", "train", "sample"])
+@pytest.mark.parametrize("command", ["check", "demo", "tokenizer", "tokenize", "train", "sample", "import", "inspect"])
 def test_every_command_explains_itself(command: str) -> None:
     result = elm(command, "--help")
     assert result.code == 0

@@ -36,6 +36,16 @@ BROKEN = {
         "tokenizer.image_size: 30 pixels are no multiple of the down-sampling 4 (patch_size x 2 per channel multiplier "
         "after the first); choose a multiple of it",
     ),
+    "_codebook_fits": (
+        ["tokenizer.kind=vqgan", "tokenizer.codebook_size=16384"],
+        "tokenizer.code_bits: 16384 entries of a codebook are numbered in 14 bits, not 16; set tokenizer.code_bits=14, "
+        "or tokenizer.codebook_size=65536",
+    ),
+    "_losses_fit": (
+        ["tokenizer.image_size=16", "tokenizer_training.adversarial_weight=1"],
+        "tokenizer_training.adversarial_weight: images of 16 pixels are too small for one patch of the discriminator; "
+        "set tokenizer_training.adversarial_weight=0, or tokenizer.image_size to 24 or more",
+    ),
     "_batch_divides": (
         ["schedule.global_batch_size=65"],
         "schedule.global_batch_size: 65 images are no multiple of micro_batch_size 16; choose a multiple of it",
@@ -81,6 +91,27 @@ def test_attention_needs_a_feature_map_of_its_size() -> None:
     assert load_config(DEMO, [multipliers, "tokenizer.attention_resolutions=[8, 4]"])
     problem = refuse(multipliers, "tokenizer.attention_resolutions=[16]")
     assert problem == "tokenizer.attention_resolutions: no feature map is 16 x 16; there are 8, 4"
+
+
+def test_a_codebook_is_a_vqgans() -> None:
+    assert refuse("tokenizer.codebook_size=65536") == (
+        "tokenizer.codebook_size: a BAE has no codebook, and so none of 65536 entries; set tokenizer.kind=vqgan or "
+        "tokenizer.codebook_size=0"
+    )
+    assert refuse("tokenizer.kind=vqgan") == (
+        "tokenizer.codebook_size: a VQGAN needs a codebook of 2 entries or more, not 0; set "
+        "tokenizer.codebook_size=65536, or tokenizer.kind=bae"
+    )
+    for entries in (32_769, 65_536):  # the fewest and the most that 16 bits number
+        load_config(DEMO, ["tokenizer.kind=vqgan", f"tokenizer.codebook_size={entries}"])
+
+
+def test_vgg_needs_pixels() -> None:
+    assert load_config(DEMO, ["tokenizer.image_size=16", "tokenizer_training.perceptual=lpips_vgg"])
+    assert refuse("tokenizer.image_size=8", "tokenizer_training.perceptual=lpips_vgg") == (
+        "tokenizer_training.perceptual: images of 8 pixels are too small for VGG16, which halves them four times; set "
+        "tokenizer_training.perceptual=none, or tokenizer.image_size to 16 or more"
+    )
 
 
 def test_bf16_needs_zero() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from elm_dist.config import TokenizerConfig
 from elm_dist.errors import TokenizerError
 from elm_dist.files import replace_text, replacing
-from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer, build_tokenizer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,14 +27,14 @@ def has_tokenizer(directory: Path) -> bool:
     return (directory / WEIGHTS_FILE).is_file()
 
 
-def save_tokenizer(directory: Path, bae: BAE, config: TokenizerConfig) -> None:
+def save_tokenizer(directory: Path, tokenizer: Tokenizer, config: TokenizerConfig) -> None:
     """Write the tokenizer into `directory`, replacing one that is there."""
     directory.mkdir(parents=True, exist_ok=True)
     replace_text(directory / CONFIG_FILE, json.dumps(architecture(config), indent=2) + "\n")
-    replace_tensors(directory / WEIGHTS_FILE, bae.state_dict())
+    replace_tensors(directory / WEIGHTS_FILE, tokenizer.state_dict())
 
 
-def load_tokenizer(directory: Path, device: torch.device | str) -> BAE:
+def load_tokenizer(directory: Path, device: torch.device | str) -> Tokenizer:
     """Return the tokenizer in `directory` on `device`, in evaluation mode and without gradients.
 
     Raises TokenizerError if the folder or a file of it is missing or damaged, or if the two do not fit each other.
@@ -46,10 +46,14 @@ def load_tokenizer(directory: Path, device: torch.device | str) -> BAE:
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
     with torch.device("meta"):  # so that no weights are drawn only to be replaced
-        bae = BAE(config)
-    _check_tensors(path, tensors, bae.state_dict())
-    bae.load_state_dict(tensors, assign=True)
-    return bae.eval().requires_grad_(False)
+        tokenizer = build_tokenizer(config)
+    if odd := describe_odd_tensors(tensors, tokenizer.state_dict()):
+        raise TokenizerError(
+            f"{path}: its tensors do not fit the {CONFIG_FILE} beside it: {odd}; bring together the two files of one "
+            "tokenizer, or train it anew with `elm tokenizer train`"
+        )
+    tokenizer.load_state_dict(tensors, assign=True)
+    return tokenizer.eval().requires_grad_(False)
 
 
 def load_tokenizer_config(directory: Path) -> TokenizerConfig:
@@ -106,19 +110,13 @@ def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, scratch)
 
 
-def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def describe_odd_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Return "weight is (2,) and should be (3,), ..." for tensors of other names or shapes; "" if there are none."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     odd = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    if odd:
-        listed = ", ".join(
-            f"{name} is {found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}" for name in odd[:3]
-        )
-        more = f", and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise TokenizerError(
-            f"{path}: its tensors do not fit the {CONFIG_FILE} beside it: {listed}{more}; bring together the two files "
-            "of one tokenizer, or train it anew with `elm tokenizer train`"
-        )
+    listed = (f"{name} is {found.get(name, 'missing')} and should be {wanted.get(name, 'absent')}" for name in odd[:3])
+    return ", ".join(listed) + (f", and {len(odd) - 3} more" if len(odd) > 3 else "")
 
 
 def _unreadable(path: Path, error: Exception) -> TokenizerError:

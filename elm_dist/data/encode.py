@@ -1,12 +1,13 @@
-"""Turns a folder of images into token shards, once, so that no run encodes an image again.
+"""Turns images into token shards, once, so that no run encodes an image again.
 
-The samples are shuffled here, over the whole set. A run that was killed goes on at its last complete shard and ends
-with the same bytes as one that was not. Knows nothing of the model that will read the shards.
+Which samples and which batches of the encoder a shard is made of follows from the images alone: so any number of
+processes, killed and started again at will, leave the bytes of one undisturbed process. Knows nothing of the model that
+will read the shards.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,125 +16,170 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from elm_dist.data.images import ImageFolder, has_split
-from elm_dist.data.shards import Manifest, ShardWriter, Split
-from elm_dist.randomness import generator, uniforms
+from elm_dist.data.samples import LoadedSamples, Samples, list_samples
+from elm_dist.data.shards import Manifest, Payload, Split, Views
+from elm_dist.data.writer import ShardWriter, wait_for
+from elm_dist.errors import ImageError, TokenizerError
 from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]  # called with (samples encoded, samples in all)
-Batch = tuple[NDArray[np.uint8], list[int]]  # images (batch, S, S, 3), labels
+Progress = Callable[[int, int], None]  # called with (samples encoded, samples in all) of this process
 
-HELD_OUT = 0.02  # share of the training images that is the validation split where the folder has none
 DECODERS = 8  # threads: Pillow lets go of the interpreter while it decodes
 
 
 def encode_images(
     images_root: Path,
-    tokenizer: BAE,
+    tokenizer: Tokenizer,
     fingerprint: str,
     out: Path,
     *,
     batch_size: int,
     seed: int,
     flip: bool,
+    views: Views,
+    payload: Payload,
+    max_broken: float,
     progress: Progress,
+    rank: int = 0,
+    world_size: int = 1,
     record_rows: int = 1024,
     shard_samples: int = 200 * 1024,  # 100 MB of 512-byte codes
-) -> Manifest:
-    """Write the images of `images_root` as shards into `out`, on the device of `tokenizer`; return their manifest.
+) -> Manifest | None:
+    """Write this process's share of the shards of `images_root` into `out`, on the device of `tokenizer`.
 
-    `flip` stores each training image a second time, mirrored. A finished folder is reused. Raises ImageError for an
-    image that cannot be used, and ShardError if `out` holds anything else than a part of these very shards.
+    Process 0 waits for the shards of the others and returns the manifest, the others return None. `flip` stores each
+    training image a second time, mirrored. Images that cannot be read are left out; if they are more than the share
+    `max_broken` of all, that is an ImageError. The payload "probabilities" stores what the bits of a BAE are drawn
+    from, and is a TokenizerError for others. A finished folder is reused. Raises ShardError if `out` holds
+    anything else than a part of these very shards.
     """
+    if payload == "probabilities" and not isinstance(tokenizer, BAE):
+        raise TokenizerError("--payload probabilities: this tokenizer has none, it is no BAE; use --payload bits")
     config = tokenizer.config
-    sources = _load_sources(images_root, config.image_size, seed, flip)
-    manifest = Manifest(
+    samples = list_samples(images_root, config.image_size, seed, flip=flip, views=views)
+    plan = Manifest(
         tokenizer_fingerprint=fingerprint,
+        payload=payload,
         code_bits=config.code_bits,
         grid=config.grid,
         image_size=config.image_size,
         record_rows=record_rows,
-        classes=tuple(sources["train"].folder.names),
+        classes=tuple(samples["train"].images.names),
         seed=seed,
         flip=flip,
-        images={split: len(np.unique(source.indices)) for split, source in sources.items()},
+        views=views,
+        images={split: len(np.unique(part.indices)) for split, part in samples.items()},
     )
-    writer = ShardWriter(out, manifest)
-    total = sum(len(source.indices) for source in sources.values())
-    done = sum(writer.manifest.samples(split) for split in sources)
+    writer = ShardWriter(out, plan, is_main=rank == 0)
+    shards = [shard for split, part in samples.items() for shard in _cut(split, part, shard_samples)]
+    broken = _BrokenImages(images_root, sum(plan.images.values()), max_broken)
+    _encode_shards(shards[rank::world_size], writer, tokenizer, batch_size, broken, progress)
+    if rank != 0:
+        return None
+    wait_for(lambda: _are_good(shards, writer, broken), "the shards of the other processes")
+    return writer.finish({split: [shard.file for shard in shards if shard.split == split] for split in samples})
+
+
+class _Shard(NamedTuple):
+    split: Split
+    file: str
+    samples: Samples  # that belong into it, readable or not
+
+
+def _cut(split: Split, samples: Samples, shard_samples: int) -> Iterator[_Shard]:
+    for number, start in enumerate(range(0, len(samples), shard_samples)):
+        yield _Shard(split, f"{split}-{number:06d}.tar", samples.part(slice(start, start + shard_samples)))
+
+
+class _BrokenImages:
+    """The images that this process knows to be unreadable, and how many may be."""
+
+    def __init__(self, root: Path, images: int, max_share: float) -> None:
+        self._root, self._images, self._allowed = root, images, int(images * max_share)
+        self._names: set[str] = set()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Take note of them; raises ImageError when there are too many."""
+        self._names.update(names)
+        if len(self._names) > self._allowed:
+            raise ImageError(
+                f"{self._root}: {len(self._names):,} of {self._images:,} images cannot be read, such as "
+                f"{min(self._names)}, but at most {self._allowed:,} may be left out; mend them and run the same "
+                "command again, or allow a larger share with --max-broken"
+            )
+
+
+def _is_good(shard: _Shard, writer: ShardWriter) -> bool:
+    """Return whether the shard is there and lacks no image that has been mended since."""
+    return writer.is_intact(shard.file) and not shard.samples.has_readable(writer.skipped(shard.file))
+
+
+def _are_good(shards: list[_Shard], writer: ShardWriter, broken: _BrokenImages) -> bool:
+    """Return whether all shards are there, and take note of what those that are there lack."""
+    good = [shard for shard in shards if _is_good(shard, writer)]
+    for shard in good:
+        broken.add(writer.skipped(shard.file))
+    return len(good) == len(shards)
+
+
+def _encode_shards(
+    shards: list[_Shard],
+    writer: ShardWriter,
+    tokenizer: Tokenizer,
+    batch_size: int,
+    broken: _BrokenImages,
+    progress: Progress,
+) -> None:
+    """Encode and write those of the shards that are not there yet."""
+    missing = []
+    for shard in shards:
+        if _is_good(shard, writer):
+            broken.add(writer.skipped(shard.file))
+        else:
+            missing.append(shard)
+    total = sum(len(shard.samples) for shard in shards)
+    done = total - sum(len(shard.samples) for shard in missing)
     if done:
-        logger.info("%s: %s of %s samples are there already and are kept", out, f"{done:,}", f"{total:,}")
-    for split, source in sources.items():
-        for start in range(writer.manifest.samples(split), len(source.indices), shard_samples):
-            shard = source.part(slice(start, start + shard_samples))
-            codes = np.empty((len(shard.indices), manifest.packed_bytes), np.uint8)
-            labels = np.empty(len(shard.indices), np.uint16)
-            for batch, (images, batch_labels) in _load_ahead(shard, batch_size):
-                codes[batch], labels[batch] = _encode(tokenizer, images), batch_labels
-                done += len(images)
-                progress(done, total)
-            writer.write(split, codes, labels)
-    return writer.finish()
+        logger.info("%s: %s of %s samples are there already and are kept", writer.directory, f"{done:,}", f"{total:,}")
+    if missing:
+        progress(done, total)
+    for shard in missing:
+        codes, labels = [np.empty((0, writer.plan.sample_bytes), np.uint8)], [np.empty(0, np.uint16)]
+        skipped: set[str] = set()
+        for count, batch in _load_ahead(shard.samples, batch_size):
+            skipped |= batch.broken
+            if len(batch.labels):
+                codes.append(_encode(tokenizer, batch.images, writer.plan.payload))
+                labels.append(batch.labels)
+            done += count
+            progress(done, total)
+        writer.write(shard.file, np.concatenate(codes), np.concatenate(labels), skipped)
+        broken.add(skipped)  # only now: from the entry of the shard, process 0 learns that there are too many
 
 
-class _Source(NamedTuple):
-    """Samples of one split in the order in which they are stored."""
-
-    folder: ImageFolder
-    indices: NDArray[np.int64]  # of the images in the folder
-    mirrored: NDArray[np.bool_]
-
-    def part(self, rows: slice) -> "_Source":
-        return _Source(self.folder, self.indices[rows], self.mirrored[rows])
-
-    def load(self) -> Batch:
-        pairs = [self.folder[index] for index in self.indices.tolist()]
-        images = [image[:, ::-1] if mirror else image for (image, _), mirror in zip(pairs, self.mirrored, strict=True)]
-        return np.stack(images), [label for _, label in pairs]
-
-
-def _load_sources(root: Path, image_size: int, seed: int, flip: bool) -> dict[Split, _Source]:
-    """Return the shuffled samples of both splits."""
-    train = ImageFolder(root, "train", image_size)
-    indices = np.arange(len(train))
-    if has_split(root, "validation"):
-        validation = ImageFolder(root, "validation", image_size)
-        held_out = np.arange(len(validation))
-    else:
-        validation = train
-        by_chance = np.argsort(uniforms(seed, "held out", indices))
-        held_out, indices = np.split(by_chance, [max(1, round(HELD_OUT * len(train)))])
-        logger.info("%s has no validation images: %s of its training images are held out", root, len(held_out))
-    return {
-        "train": _shuffled(train, indices, flip, seed, "train"),
-        "validation": _shuffled(validation, held_out, False, seed, "validation"),
-    }
-
-
-def _shuffled(folder: ImageFolder, indices: NDArray[np.int64], flip: bool, seed: int, split: Split) -> _Source:
-    count = len(indices)
-    order = generator(seed, "shard order", split).permutation(2 * count if flip else count)
-    return _Source(folder, indices[order % count], mirrored=order >= count)
-
-
-def _load_ahead(source: _Source, batch_size: int) -> Iterator[tuple[slice, Batch]]:
-    """Yield the batches in order, while threads decode the next ones behind the encoder's back."""
-    waiting: deque[tuple[slice, Future[Batch]]] = deque()
+def _load_ahead(samples: Samples, batch_size: int) -> Iterator[tuple[int, LoadedSamples]]:
+    """Yield the batches in order, with their number of samples, while threads decode the next ones meanwhile."""
+    waiting: deque[tuple[int, Future[LoadedSamples]]] = deque()
     with ThreadPoolExecutor(DECODERS) as pool:
-        for start in range(0, len(source.indices), batch_size):
-            rows = slice(start, start + batch_size)
-            waiting.append((rows, pool.submit(source.part(rows).load)))
+        for start in range(0, len(samples), batch_size):
+            part = samples.part(slice(start, start + batch_size))
+            waiting.append((len(part), pool.submit(part.load)))
             if len(waiting) > DECODERS:
-                rows, batch = waiting.popleft()
-                yield rows, batch.result()
-        for rows, batch in waiting:
-            yield rows, batch.result()
+                count, batch = waiting.popleft()
+                yield count, batch.result()
+        for count, batch in waiting:
+            yield count, batch.result()
 
 
-def _encode(tokenizer: BAE, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the packed codes, (batch, packed_bytes), of images (batch, S, S, 3)."""
+def _encode(tokenizer: Tokenizer, images: NDArray[np.uint8], payload: Payload) -> NDArray[np.uint8]:
+    """Return what is stored, (batch, sample_bytes), of images (batch, S, S, 3)."""
     pixels = torch.from_numpy(images).to(next(tokenizer.parameters()).device)
-    codes = tokenizer.image_codes(pixels.permute(0, 3, 1, 2).contiguous().float() / 255)
-    return codes.cpu().numpy()
+    pixels = pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+    if payload == "bits":
+        return tokenizer.image_codes(pixels).cpu().numpy()
+    with torch.no_grad():
+        probabilities = tokenizer.encode(pixels).flatten(2).transpose(1, 2).flatten(1)
+    return (probabilities * 255).round().to(torch.uint8).cpu().numpy()

@@ -8,6 +8,7 @@ Labels count the class folders of `train` in the order of their names.
 
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from PIL import Image
 from elm_dist.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+TEN_CROP = 2  # the number of the first of them
+TEN_CROP_RANGE = 1.1
+VIEWS = {"centre": (0,), "flip": (0, 1), "ten-crop": tuple(range(TEN_CROP, TEN_CROP + 10))}
 SPLITS = {"train": ("train",), "validation": ("validation", "val")}
 
 
@@ -26,7 +30,7 @@ class ImageFolder:
     """
 
     def __init__(self, root: Path, split: str, image_size: int) -> None:
-        self.image_size = image_size
+        self.image_size, self._root = image_size, root
         self.names = _class_names(_split_directory(root, "train"))
         directory = _split_directory(root, split)
         if (found := _class_names(directory)) != self.names:
@@ -49,6 +53,17 @@ class ImageFolder:
         """Return the image, (image_size, image_size, 3) RGB, and its label; raises ImageError if it is unreadable."""
         return load_image(Path(self._paths[index]), self.image_size), self._labels[index]
 
+    def name(self, index: int) -> str:
+        """Return the path of an image within the root."""
+        return os.path.relpath(self._paths[index], self._root)
+
+    def label(self, index: int) -> int:
+        return self._labels[index]
+
+    def open(self, index: int) -> Image.Image:
+        """Return the whole image, RGB; raises ImageError if it is unreadable."""
+        return read_image(self._paths[index], self._paths[index])
+
 
 def has_split(root: Path, split: str) -> bool:
     return any((root / name).is_dir() for name in SPLITS[split])
@@ -56,11 +71,16 @@ def has_split(root: Path, split: str) -> bool:
 
 def load_image(path: Path, image_size: int) -> NDArray[np.uint8]:
     """Return the image's centre, (image_size, image_size, 3) RGB; raises ImageError naming the file."""
+    return np.asarray(centre_crop(read_image(str(path), path), image_size))
+
+
+def read_image(name: str, source: str | Path | IO[bytes]) -> Image.Image:
+    """Return the image in a file, RGB; raises ImageError with its name."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(centre_crop(image.convert("RGB"), image_size))
+        with Image.open(source) as image:
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all are Pillow's for bad files
-        raise ImageError(f"{path}: this image cannot be read ({error}); replace or remove the file") from None
+        raise ImageError(f"{name}: this image cannot be read ({error}); replace or remove the file") from None
 
 
 def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
@@ -75,6 +95,24 @@ def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
     return image.crop((left, top, left + image_size, top + image_size))
+
+
+def crop_view(image: Image.Image, image_size: int, view: int) -> NDArray[np.uint8]:
+    """Return one view of an image, (image_size, image_size, 3); `VIEWS` has their numbers.
+
+    0 is the centre, 1 its mirror image. 2 to 11 are the ten crops that LlamaGen trains on: the image is scaled and
+    cropped to a tenth more pixels per side; its four corners and its centre are taken, and those of its mirror image.
+    """
+    if view < TEN_CROP:
+        pixels = np.asarray(centre_crop(image, image_size))
+        return pixels[:, ::-1] if view == 1 else pixels
+    large = int(image_size * TEN_CROP_RANGE)
+    pixels, rest = np.asarray(centre_crop(image, large)), large - image_size
+    if view - TEN_CROP >= 5:
+        pixels = pixels[:, ::-1]
+    middle = round(rest / 2)
+    top, left = ((0, 0), (0, rest), (rest, 0), (rest, rest), (middle, middle))[(view - TEN_CROP) % 5]
+    return pixels[top : top + image_size, left : left + image_size]
 
 
 def _split_directory(root: Path, split: str) -> Path:

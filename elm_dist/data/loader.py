@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elm_dist.data.payload import draw_codes, likeliest_codes
 from elm_dist.data.shards import ShardReader, load_manifest
 from elm_dist.randomness import generator, uniforms
 
@@ -31,8 +32,9 @@ class MicroBatch:
 class TokenLoader:
     """Micro-batches of the shards in `directory`, for training in shuffled and for validation in stored order.
 
-    A training label is `null_class` instead for a share `class_dropout` of the positions. Raises ShardError if the
-    shards are missing, and when it first touches one that is damaged.
+    A training label is `null_class` instead for a share `class_dropout` of the positions. Where shards
+    hold probabilities, bits are drawn for each position of training, and rounded for validation. Raises ShardError if
+    the shards are missing, and when it first touches one that is damaged.
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class TokenLoader:
         """Return the micro-batch that starts at `position` of the endless stream of training samples."""
         positions = np.arange(position, position + self.micro_batch_size)
         indices = stored_indices(self.seed, len(self._train), position, self.micro_batch_size)
-        codes, labels = self._train.read(indices)
+        stored, labels = self._train.read(indices)
+        codes = draw_codes(stored, self.manifest, self.seed, positions)
         dropped = uniforms(self.seed, "class_dropout", positions) < self.class_dropout
         return _micro_batch(codes, np.where(dropped, self.null_class, labels), positions)
 
@@ -71,7 +74,8 @@ class TokenLoader:
         """Return micro-batch `index` of global batch `step` in stored order; the last of the split may be shorter."""
         start = step * self.global_batch_size + index * self.micro_batch_size
         positions = np.arange(start, min(start + self.micro_batch_size, len(self._validation)))
-        return _micro_batch(*self._validation.read(positions), positions)
+        stored, labels = self._validation.read(positions)
+        return _micro_batch(likeliest_codes(stored, self.manifest), labels, positions)
 
 
 def stored_indices(seed: int, samples: int, position: int, count: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from elm_dist.data.payload import bit_probabilities
 from elm_dist.data.shards import Manifest, ShardReader, Split, load_manifest
 
 CHUNK = 8192  # samples unpacked at once
@@ -33,17 +34,24 @@ def marginal_bits_per_code_bit(directory: Path) -> MarginalBits:
     return MarginalBits(_cross_entropy(model, model), _cross_entropy(validation_ones / validation_samples, model))
 
 
-def _count_ones(directory: Path, manifest: Manifest, split: Split) -> tuple[NDArray[np.int64], int]:
-    """Return how often each bit is set, (positions x code_bits,), and in how many samples."""
-    ones = np.zeros(manifest.grid**2 * manifest.code_bits, np.int64)
-    for codes in _chunks(ShardReader(directory, manifest, split)):
-        ones += np.unpackbits(codes, axis=1, count=len(ones)).sum(axis=0, dtype=np.int64)
-    return ones, manifest.samples(split)
-
-
-def _chunks(reader: ShardReader) -> Iterator[NDArray[np.uint8]]:
+def read_in_order(reader: ShardReader) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
+    """Yield all stored samples (n, sample_bytes) and labels (n,) in stored order, some at once."""
     for start in range(0, len(reader), CHUNK):
-        yield reader.read(np.arange(start, min(start + CHUNK, len(reader))))[0]
+        yield reader.read(np.arange(start, min(start + CHUNK, len(reader))))
+
+
+def mean_entropy(frequencies: NDArray[np.float64]) -> float:
+    """Return the entropy, in bits, of coins of these probabilities, averaged; one that never changes has none."""
+    possible = np.clip(frequencies, 1e-12, 1 - 1e-12)
+    return _cross_entropy(possible, possible)
+
+
+def _count_ones(directory: Path, manifest: Manifest, split: Split) -> tuple[NDArray[np.float64], int]:
+    """Return how often each bit is set, (positions x code_bits,), and in how many samples."""
+    ones = np.zeros(manifest.image_bits)
+    for stored, _ in read_in_order(ShardReader(directory, manifest, split)):
+        ones += bit_probabilities(stored, manifest).sum(axis=0, dtype=np.float64)
+    return ones, manifest.samples(split)
 
 
 def _cross_entropy(data: NDArray[np.float64], model: NDArray[np.float64]) -> float:

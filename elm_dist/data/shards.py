@@ -1,24 +1,23 @@
-"""The format of token shards: a manifest and tar files of packed codes, written whole and read where they lie.
+"""The format of token shards: a manifest and tar files of packed codes, read where they lie.
 
 A shard is a plain WebDataset whose entries hold up to 1,024 samples each, so that stock tools read it and a memory map
 of it is nearly as fast as one flat array. `docs/data.md` has the layout byte for byte. Knows nothing of images, of the
-order that training reads in, and of processes.
+order that training reads in, and of how shards are written.
 """
 
 import hashlib
-import logging
 import math
+import operator
 import os
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as short
 from typing import IO, Annotated, Literal, NamedTuple
 
 import numpy as np
-import webdataset
 from numpy.lib import format as npy
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -26,15 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.errors import ShardError
-from elm_dist.files import replace_text, replacing, sha256
-
-logger = logging.getLogger(__name__)
+from elm_dist.files import sha256
 
 Split = Literal["train", "validation"]
+Views = Literal["centre", "ten-crop"]
+Payload = Literal["bits", "probabilities"]
 Count = Annotated[int, Field(ge=1)]
 
 MANIFEST = "manifest.json"
-UNFINISHED = "manifest.partial.json"  # the same, of the shards so far; its name changes when all are there
+UNFINISHED = "manifest.partial.json"  # what a set will be that is not finished, without its shards
 REMAKE = "make shards with `elm tokenize --images DIR --tokenizer DIR --out SHARDS`"
 REPLACE = "run the same `elm tokenize` again, it replaces the file"
 OPEN_SHARDS = 128  # training shuffles samples of 64 blocks together, and a block touches two shards at most
@@ -44,9 +43,11 @@ class ShardFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Annotated[str, Field(pattern=r"^(train|validation)-\d{6}\.tar$")]  # a bare name: never outside the folder
-    samples: Count
+    samples: Annotated[int, Field(ge=0)]
     bytes: Count
     sha256: str
+    # Images that could not be read: the samples are those of the other images. Unwritten where there are none.
+    skipped: Annotated[tuple[str, ...], Field(exclude_if=operator.not_)] = ()
 
 
 class Manifest(BaseModel):
@@ -57,6 +58,7 @@ class Manifest(BaseModel):
     schema_version: Literal[1] = 1
     bit_order: Literal["big-endian"] = "big-endian"  # as in codes/subtokens.py, which is `np.packbits`
     tokenizer_fingerprint: str
+    payload: Annotated[Payload, Field(exclude_if=lambda payload: payload == "bits")] = "bits"  # of a stored sample
     code_bits: Annotated[int, Field(ge=1, le=64)]
     grid: Count  # positions per side
     image_size: Count  # pixels per side
@@ -64,13 +66,28 @@ class Manifest(BaseModel):
     classes: tuple[str, ...]  # names; a label is an index into them
     seed: int  # of the shuffle at write time
     flip: bool  # whether each training image is there a second time, mirrored
-    images: dict[Split, int]  # how many the samples were made from
+    views: Annotated[Views, Field(exclude_if=lambda views: views == "centre")] = "centre"  # of each training image
+    images: dict[Split, int]  # how many there are to make samples from
     splits: dict[Split, tuple[ShardFile, ...]] = {}
 
     @property
+    def image_bits(self) -> int:
+        """Bits of one image's codes."""
+        return self._shape.image_bits
+
+    @property
     def packed_bytes(self) -> int:
-        """Bytes of one image's codes."""
-        return CodeShape(self.grid**2, subtokens=1, subtoken_bits=self.code_bits).packed_bytes
+        """The same packed into bytes, which is how a model gets them."""
+        return self._shape.packed_bytes
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one stored sample: its bits packed, or a byte for the probability of each."""
+        return self.image_bits if self.payload == "probabilities" else self.packed_bytes
+
+    @property
+    def _shape(self) -> CodeShape:
+        return CodeShape(self.grid**2, subtokens=1, subtoken_bits=self.code_bits)
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +106,7 @@ class Manifest(BaseModel):
 
 def load_manifest(directory: Path) -> Manifest:
     """Return the manifest of a finished set of shards; raises ShardError if there is none."""
-    manifest = _read_manifest(directory / MANIFEST)
+    manifest = read_manifest(directory / MANIFEST)
     if manifest is not None:
         return manifest
     if (directory / UNFINISHED).exists():
@@ -102,14 +119,35 @@ def load_manifest(directory: Path) -> Manifest:
     )
 
 
+def read_manifest(path: Path) -> Manifest | None:
+    """Return the manifest in a file, None if there is no such file; raises ShardError if it is something else."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ShardError(f"{path}: not the manifest of shards ({where}: {first['msg']}); {REMAKE}") from None
+
+
 def check_manifest_fits(
     manifest: Manifest, directory: Path, *, code_bits: int, grid: int, tokenizer_fingerprint: str
 ) -> None:
     """Raise ShardError if the shards were made with another tokenizer than that of the run."""
     needed = {"code_bits": code_bits, "grid": grid, "tokenizer_fingerprint": tokenizer_fingerprint}
-    differences = _differences(manifest, needed)
+    differences = describe_differences(manifest, needed)
     if differences:
         raise ShardError(f"{directory}: the shards do not fit this run ({differences}); {REMAKE}")
+
+
+def describe_differences(recorded: Manifest, needed: dict[str, object]) -> str:
+    """Return where the manifest differs from what is needed, as words; empty if it does not."""
+    return ", ".join(
+        f"{name} is {short(getattr(recorded, name))}, not {short(value)}"
+        for name, value in needed.items()
+        if getattr(recorded, name) != value
+    )
 
 
 def verify_shards(directory: Path) -> None:
@@ -120,68 +158,6 @@ def verify_shards(directory: Path) -> None:
             _open_shard(directory / entry.file, entry, manifest)
             if sha256(directory / entry.file) != entry.sha256:
                 raise ShardError(f"{directory / entry.file}: the checksum is not that of the manifest; {REPLACE}")
-
-
-# --- Writing ---------------------------------------------------------------------------------------------------------
-
-
-class ShardWriter:
-    """Writes a set of shards, one whole shard at a time, so that a killed run goes on at its last complete shard.
-
-    `manifest` says what the set is, without files; `writer.manifest` has those written so far. Raises ShardError if the
-    folder holds anything else than a part of this very set.
-    """
-
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        recorded = _read_manifest(directory / MANIFEST) or _read_manifest(directory / UNFINISHED)
-        if recorded is None:
-            if any(path.suffix != ".partial" for path in directory.iterdir()):
-                raise ShardError(f"{directory}: the folder holds other files; choose an empty or a new one with --out")
-            recorded = manifest
-        else:
-            differences = _differences(recorded, manifest.model_dump(exclude={"splits"}))
-            if differences:
-                raise ShardError(
-                    f"{directory}: the folder holds other shards ({differences}); choose another folder with --out, or "
-                    "remove this one"
-                )
-        kept = {split: tuple(takewhile(self._is_intact, files)) for split, files in recorded.splits.items()}
-        self.manifest = manifest.model_copy(update={"splits": kept})
-        self._save(UNFINISHED)
-
-    def write(self, split: Split, codes: NDArray[np.uint8], labels: NDArray[np.uint16]) -> None:
-        """Add one shard of codes (samples, packed_bytes) and labels (samples,), all of it or nothing."""
-        assert codes.shape == (len(labels), self.manifest.packed_bytes)
-        assert codes.flags.c_contiguous
-        files, rows = self.manifest.files(split), self.manifest.record_rows
-        path = self.directory / f"{split}-{len(files):06d}.tar"
-        # mtime=0: the time of writing would make each file different
-        with replacing(path) as scratch, scratch.open("wb") as file, webdataset.TarWriter(file, mtime=0) as tar:
-            for record, start in enumerate(range(0, len(labels), rows)):
-                part = slice(start, start + rows)
-                tar.write({"__key__": f"{record:09d}", "cls.npy": labels[part], "codes.npy": codes[part]})
-        entry = ShardFile(file=path.name, samples=len(labels), bytes=path.stat().st_size, sha256=sha256(path))
-        splits = {**self.manifest.splits, split: (*files, entry)}
-        self.manifest = self.manifest.model_copy(update={"splits": splits})
-        self._save(UNFINISHED)
-
-    def finish(self) -> Manifest:
-        """Declare the set complete; only now do readers accept it."""
-        self._save(MANIFEST)
-        (self.directory / UNFINISHED).unlink(missing_ok=True)
-        return self.manifest
-
-    def _is_intact(self, entry: ShardFile) -> bool:
-        path = self.directory / entry.file
-        intact = path.exists() and sha256(path) == entry.sha256
-        if not intact:
-            logger.warning("%s is missing or damaged: it and the shards after it are made again", path)
-        return intact
-
-    def _save(self, name: str) -> None:
-        replace_text(self.directory / name, self.manifest.to_json())
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
@@ -202,8 +178,8 @@ class ShardReader:
         return int(self._starts[-1])
 
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-        """Return copies of the codes (n, packed_bytes) and the labels (n,) of any stored indices (n,) in any order."""
-        codes = np.empty((len(indices), self._manifest.packed_bytes), np.uint8)
+        """Return copies of the codes (n, sample_bytes) and the labels (n,) of any stored indices (n,) in any order."""
+        codes = np.empty((len(indices), self._manifest.sample_bytes), np.uint8)
         labels = np.empty(len(indices), np.uint16)
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(shards):
@@ -220,7 +196,7 @@ class _OpenShard(NamedTuple):
     """A memory map of one tar, as all its windows of one sample's length, and where in it each record begins."""
 
     record_rows: int
-    codes: NDArray[np.uint8]  # (bytes of the file - packed_bytes + 1, packed_bytes), a view
+    codes: NDArray[np.uint8]  # (bytes of the file - sample_bytes + 1, sample_bytes), a view
     codes_offsets: NDArray[np.int64]  # (records,)
     labels: NDArray[np.uint8]  # (bytes of the file - 1, 2), a view
     labels_offsets: NDArray[np.int64]
@@ -246,7 +222,7 @@ def _open_shard(path: Path, entry: ShardFile, manifest: Manifest) -> _OpenShard:
     except (tarfile.TarError, _DamagedError) as error:
         raise ShardError(f"{path}: the file is damaged ({error}); {REPLACE}") from None
     data = np.asarray(np.memmap(path, np.uint8, mode="r"))
-    codes, labels = (sliding_window_view(data, length) for length in (manifest.packed_bytes, 2))
+    codes, labels = (sliding_window_view(data, length) for length in (manifest.sample_bytes, 2))
     return _OpenShard(manifest.record_rows, codes, offsets[1::2], labels, offsets[::2])
 
 
@@ -265,7 +241,7 @@ def _layout(samples: int, manifest: Manifest) -> Iterator[_Entry]:
     for record, start in enumerate(range(0, samples, manifest.record_rows)):
         rows = min(manifest.record_rows, samples - start)
         yield _Entry(f"{record:09d}.cls.npy", np.dtype("<u2"), (rows,))
-        yield _Entry(f"{record:09d}.codes.npy", np.dtype("u1"), (rows, manifest.packed_bytes))
+        yield _Entry(f"{record:09d}.codes.npy", np.dtype("u1"), (rows, manifest.sample_bytes))
 
 
 def _data_offset(file: IO[bytes], member: tarfile.TarInfo | None, expected: _Entry | None) -> int:
@@ -290,23 +266,3 @@ def _data_offset(file: IO[bytes], member: tarfile.TarInfo | None, expected: _Ent
     if offset + math.prod(shape) * dtype.itemsize != member.offset_data + member.size:
         raise _DamagedError(f"{member.name} has {member.size} bytes, which is not the size of its array")
     return offset
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ShardError(f"{path}: not the manifest of shards ({where}: {first['msg']}); {REMAKE}") from None
-
-
-def _differences(recorded: Manifest, needed: dict[str, object]) -> str:
-    """Return where the manifest differs from what is needed, as words; empty if it does not."""
-    return ", ".join(
-        f"{name} is {short(getattr(recorded, name))}, not {short(value)}"
-        for name, value in needed.items()
-        if getattr(recorded, name) != value
-    )

@@ -1,4 +1,4 @@
-"""How well a tokenizer gives images back from their hard bits. Knows nothing of files, training and class labels."""
+"""How well a tokenizer gives images back from their codes. Knows nothing of files, training and class labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ def compute_mean_image(batches: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def measure_reconstruction(bae: BAE, batches: Iterable[Tensor], mean_image: Tensor) -> ReconstructionScore:
-    """Measure `bae` on batches of images (batch, 3, S, S) in [0, 1], which lie on its device.
+def measure_reconstruction(tokenizer: Tokenizer, batches: Iterable[Tensor], mean_image: Tensor) -> ReconstructionScore:
+    """Measure `tokenizer` on batches of images (batch, 3, S, S) in [0, 1], which lie on its device.
 
     `mean_image` (3, S, S) is that of the training images: a tokenizer whose `mean_image_ratio` is near 1 has learned
     nothing but their average.
     """
     errors, mean_errors = [], []
     for images in batches:
-        reconstruction = bae.images_from_codes(bae.image_codes(images))
+        reconstruction = tokenizer.images_from_codes(tokenizer.image_codes(images))
         errors.append(_squared_errors(reconstruction, images))
         mean_errors.append(_squared_errors(mean_image, images))
     error, mean_error = torch.cat(errors), torch.cat(mean_errors)

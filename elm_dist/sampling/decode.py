@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elm_dist.codes.packing import subtokens_to_bits
-from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer
 
 
-def decode_images(tokenizer: BAE, codes: Tensor, subtoken_bits: int) -> NDArray[np.uint8]:
+def decode_images(tokenizer: Tokenizer, codes: Tensor, subtoken_bits: int) -> NDArray[np.uint8]:
     """Return the images (batch, size, size, 3) of sub-tokens (batch, positions, subtokens).
 
     One by one: how a convolution rounds depends on the size of its batch, and an image must not.

@@ -20,7 +20,7 @@ from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
 from elm_dist.sampling.images import enlarge, image_grid, save_png
-from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,12 @@ def load_model(run_directory: Path, config: Config) -> ELM:
 
 
 def _draw(
-    model: ELM, tokenizer: BAE, requests: list[ImageRequest], seed: int, config: Config, on_position: Callable[[], None]
+    model: ELM,
+    tokenizer: Tokenizer,
+    requests: list[ImageRequest],
+    seed: int,
+    config: Config,
+    on_position: Callable[[], None],
 ) -> NDArray[np.uint8]:
     """Return the images (batch, size, size, 3) of one batch of requests."""
     shape = code_shape(config.model, config.tokenizer.grid)

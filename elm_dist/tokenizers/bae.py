@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from elm_dist.codes.packing import pack_bits, unpack_bits
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import TokenizerConfig
-from elm_dist.tokenizers.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, convolution, group_norm
+from elm_dist.tokenizers.networks import build_decoder, build_encoder
 
 
 class BAE(nn.Module):
     """The autoencoder of `config`, S = image_size, D = code_bits, on a grid of g x g positions.
 
-    Images are float (batch, 3, S, S) in [0, 1]. The order of the layers is that of the published weights, so that
-    renaming their keys is all that an import takes.
+    Images are float (batch, 3, S, S) in [0, 1].
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -70,54 +69,3 @@ class BAE(nn.Module):
         bits = unpack_bits(codes, self.code_shape) if codes.dim() == 2 else codes
         grid = bits.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
         return self.decode(grid.to(self.embed.weight.dtype)).clamp(0, 1)
-
-
-def build_encoder(config: TokenizerConfig) -> nn.Sequential:
-    """Return the net from folded pixels to embedding_channels; its last norm has no activation, as in the paper."""
-    channels = config.base_channels
-    blocks: list[nn.Module] = [convolution(3 * config.patch_size**2, channels)]
-    for index, (width, attends) in enumerate(_levels(config)):
-        if index > 0:
-            blocks.append(Downsample(channels))
-        blocks += _level(channels, width, config.res_blocks, attends)
-        channels = width
-    blocks += [*_middle(channels), group_norm(channels), convolution(channels, config.embedding_channels)]
-    return nn.Sequential(*blocks)
-
-
-def build_decoder(config: TokenizerConfig) -> nn.Sequential:
-    """Return the net from embedding_channels to folded pixels; it starts by normalising the sum of embeddings."""
-    levels = _levels(config)[::-1]
-    channels = levels[0][0]
-    blocks: list[nn.Module] = [group_norm(config.embedding_channels), convolution(config.embedding_channels, channels)]
-    blocks += _middle(channels)
-    for index, (width, attends) in enumerate(levels):
-        if index > 0:
-            blocks.append(Upsample(channels))
-        blocks += _level(channels, width, config.res_blocks, attends)
-        channels = width
-    blocks += [group_norm(channels), convolution(channels, 3 * config.patch_size**2)]
-    return nn.Sequential(*blocks)
-
-
-def _levels(config: TokenizerConfig) -> list[tuple[int, bool]]:
-    """Return (channels, whether it attends) of each resolution, the finest first."""
-    finest = config.image_size // config.patch_size
-    return [
-        (config.base_channels * multiplier, finest // 2**index in config.attention_resolutions)
-        for index, multiplier in enumerate(config.channel_multipliers)
-    ]
-
-
-def _level(channels: int, width: int, res_blocks: int, attends: bool) -> list[nn.Module]:
-    blocks: list[nn.Module] = []
-    for _ in range(res_blocks):
-        blocks.append(ResidualBlock(channels, width))
-        if attends:
-            blocks.append(AttentionBlock(width))
-        channels = width
-    return blocks
-
-
-def _middle(channels: int) -> list[nn.Module]:
-    return [ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels)]

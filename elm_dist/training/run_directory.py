@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from elm_dist.codes.packing import implementation
 from elm_dist.config import Config
 from elm_dist.config_file import dump_config
 from elm_dist.files import replace_text
@@ -23,6 +24,7 @@ def write_facts(directory: Path, config: Config, layout: str, device: str) -> No
         "host": platform.node(),
         "device": device,
         "layout": layout,
+        "bit_packing": implementation(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("elm-dist", "torch", "deepspeed", "numpy", "safetensors")},
     }

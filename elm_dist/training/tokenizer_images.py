@@ -13,7 +13,7 @@ from elm_dist.data.images import ImageFolder, has_split
 from elm_dist.errors import ImageError
 from elm_dist.evaluation.reconstruction import ReconstructionScore, compute_mean_image, measure_reconstruction
 from elm_dist.randomness import generator, uniforms
-from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.build import Tokenizer
 
 MEAN_IMAGES = 512  # training images that the mean image is computed from
 GRID_IMAGES = 8
@@ -76,14 +76,15 @@ class Exam:
         self._images = ImageFolder(root, self.split, size)
         self._mean_image = compute_mean_image(self._batches(ImageFolder(root, "train", size), MEAN_IMAGES))
 
-    def score(self, bae: BAE, count: int) -> ReconstructionScore:
-        """Measure `bae` on `count` images, or on all if there are fewer."""
-        return measure_reconstruction(bae, self._batches(self._images, count), self._mean_image)
+    def score(self, tokenizer: Tokenizer, count: int) -> ReconstructionScore:
+        """Measure `tokenizer` on `count` images, or on all if there are fewer."""
+        return measure_reconstruction(tokenizer, self._batches(self._images, count), self._mean_image)
 
-    def grid(self, bae: BAE) -> NDArray[np.uint8]:
-        """Return a picture (3, height, width): images in the upper row, what `bae` makes of them in the lower."""
+    def grid(self, tokenizer: Tokenizer) -> NDArray[np.uint8]:
+        """Return a picture (3, height, width): images in the upper row, what `tokenizer` makes of them in the lower."""
         images = torch.cat(list(self._batches(self._images, GRID_IMAGES)))
-        rows = [torch.cat(list(row), dim=2) for row in (images, bae.images_from_codes(bae.image_codes(images)))]
+        reconstructions = tokenizer.images_from_codes(tokenizer.image_codes(images))
+        rows = [torch.cat(list(row), dim=2) for row in (images, reconstructions)]
         return (torch.cat(rows, dim=1) * 255).round().byte().cpu().numpy()
 
     def _batches(self, images: ImageFolder, count: int) -> Iterator[Tensor]:

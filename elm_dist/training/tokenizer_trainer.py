@@ -6,31 +6,25 @@
       report.json      the scores of the finished tokenizer
       config.json, model.safetensors       the tokenizer itself
 
-Sample order, flips and the Bernoulli draws of code bits are pure functions of (seed, step): a run that was killed and
-resumed gives the same tokenizer, bit for bit, as one that was not. Knows nothing of the model that reads the codes.
+Sample order, flips and the draws of code bits and of codebook entries are pure functions of (seed, step): a run that
+was killed and resumed gives the same tokenizer, bit for bit, as one that was not. Knows nothing of the model that reads
+the codes.
 """
 
 import json
 import logging
-import math
 import shutil
 import time
-
-import torch
-from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, has_tokenizer, save_tokenizer
 from elm_dist.config import Config
 from elm_dist.devices import choose_device
-from elm_dist.errors import TrainingError
 from elm_dist.files import replace_text
 from elm_dist.monitoring import metrics as names
 from elm_dist.monitoring.writers import ConsoleWriter, TensorBoardWriter, Writers
-from elm_dist.randomness import derive_seed
-from elm_dist.tokenizers.losses import reconstruction_loss
-from elm_dist.training.optimizer import scheduled_learning_rate
 from elm_dist.training.tokenizer_images import Exam, load_batches
 from elm_dist.training.tokenizer_state import TokenizerState, build_state, load_state, save_state
+from elm_dist.training.tokenizer_update import learning_rate, update
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +35,20 @@ REPORT_IMAGES = 2048  # that the finished tokenizer is measured on
 def train_tokenizer(config: Config) -> None:
     """Train the tokenizer of `config`, go on where a killed run stopped, or reuse the one that is there.
 
-    Raises ImageError for images that cannot be used, TokenizerError if what is there is built otherwise or damaged,
-    and TrainingError if there is no such device or the loss is no longer finite.
+    Raises ImageError for images that cannot be used, TokenizerError if what is there is built otherwise or damaged, or
+    if the weights of the perceptual loss are not there, and TrainingError if there is no such device or the loss is no
+    longer finite.
     """
-    directory, training = config.tokenizer.directory, config.tokenizer_training
+    directory = config.tokenizer.directory
+    training = config.tokenizer_training
     if has_tokenizer(directory):
         check_tokenizer_fits(directory, config.tokenizer)
         log.info("%s: the tokenizer is trained already and is reused; delete the folder to train it anew", directory)
         return
     device = choose_device(config.parallel.device)
-    exam = Exam(config, device)
     state = build_state(config, device)
     load_state(directory / "training", state)
+    exam = Exam(config, device)
     monitor = Monitor(config, state)
     for images in load_batches(config, state.step, device):
         parts = update(state, images, config)
@@ -63,34 +59,6 @@ def train_tokenizer(config: Config) -> None:
             save_state(directory / "training", state)
     monitor.close()
     _finish(state, exam, config)
-
-
-def update(state: TokenizerState, images: Tensor, config: Config) -> dict[str, float]:
-    """Do one update on images (batch, 3, S, S) in [0, 1]; return the "loss" and its named parts.
-
-    Raises TrainingError, before any weight changes, if the loss is not finite.
-    """
-    began, training = time.monotonic(), config.tokenizer_training
-    draws = torch.Generator(images.device).manual_seed(derive_seed(config.run.seed, "tokenizer bits", state.step))
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.parallel.precision == "bf16"):
-        reconstruction, _ = state.bae(images, draws)
-    loss, parts = reconstruction_loss(reconstruction.float(), images)
-    if not math.isfinite(loss.item()):
-        raise TrainingError(
-            f"step {state.step}: the tokenizer's loss is no longer finite; lower tokenizer_training.learning_rate, now "
-            f"{training.learning_rate}, and run again to go on from the last checkpoint"
-        )
-    state.optimizer.zero_grad()
-    loss.backward()
-    for group in state.optimizer.param_groups:
-        group["lr"] = _learning_rate(state.step, config)
-    state.optimizer.step()
-    with torch.no_grad():
-        for average, weight in zip(state.average.parameters(), state.bae.parameters(), strict=True):
-            average.lerp_(weight, 1 - training.ema_decay)
-    state.step += 1
-    state.seconds += time.monotonic() - began
-    return {name: value.item() for name, value in {"loss": loss, **parts}.items()}
 
 
 class Monitor:
@@ -109,19 +77,19 @@ class Monitor:
         (then, step_then), self._since = self._since, (time.monotonic(), step)
         speed = (step - step_then) * training.batch_size / (self._since[0] - then)
         values = {f"train/{name}": value for name, value in parts.items()}
-        values[names.LEARNING_RATE] = _learning_rate(step - 1, self._config)
+        values[names.LEARNING_RATE] = learning_rate(step - 1, self._config)
         values[names.IMAGES_PER_SECOND] = speed
         values[names.ETA_HOURS] = (training.total_steps - step) * training.batch_size / speed / 3600
         self._writers.write(step, values)
 
     def examine(self, exam: Exam) -> None:
         """Write the averaged weights' scores, and pictures with what becomes of them."""
-        step, bae = self._state.step, self._state.average
-        score = exam.score(bae, CHECKPOINT_IMAGES)
+        step, tokenizer = self._state.step, self._state.average
+        score = exam.score(tokenizer, CHECKPOINT_IMAGES)
         log.info("step %d: %.2f dB PSNR on %d %s images", step, score.psnr_db, score.images, exam.split)
         values = {"psnr_db": score.psnr_db, "mean_image_ratio": score.mean_image_ratio}
         self._tensorboard.write(step, {f"{exam.split}/{name}": value for name, value in values.items()})
-        self._tensorboard.image(step, "samples/reconstructions", exam.grid(bae))
+        self._tensorboard.image(step, "samples/reconstructions", exam.grid(tokenizer))
 
     def close(self) -> None:
         self._writers.close()
@@ -146,13 +114,6 @@ def _finish(state: TokenizerState, exam: Exam, config: Config) -> None:
     log.info(
         "%s: trained in %d steps; %.2f dB PSNR on %d %s images, %.1f times better than the mean image",
         *(directory, state.step, score.psnr_db, score.images, exam.split, score.mean_image_ratio),
-    )
-
-
-def _learning_rate(step: int, config: Config) -> float:
-    training = config.tokenizer_training
-    return scheduled_learning_rate(
-        step, training.total_steps, training.learning_rate, training.warmup_steps, training.final_learning_rate_share
     )
 
 

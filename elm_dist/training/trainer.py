@@ -12,6 +12,7 @@ import torch
 
 from elm_dist.checkpoint.store import CHECKPOINTS, CheckpointStore, latest_step
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer, tokenizer_fingerprint
+from elm_dist.codes.packing import implementation
 from elm_dist.config import Config
 from elm_dist.data.loader import TokenLoader
 from elm_dist.data.shards import check_manifest_fits, load_manifest
@@ -155,7 +156,7 @@ class Trainer:
         """Lay the newest checkpoint over the engine and return its step; 0 for a new run."""
         checkpoint = self.store.load(self.engine)
         if checkpoint is None:
-            log.info("new run in %s: %s", self.directory, self.engine.layout)
+            log.info("new run in %s: %s; bit packing: %s", self.directory, self.engine.layout, implementation())
             return 0
         for fact, here in self._facts(checkpoint.step).items():
             there = checkpoint.facts.get(fact)

@@ -5,77 +5,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
+from encoding import SIZE, TRAIN, encode
 from numpy.typing import NDArray
-from PIL import Image
 
-from elm_dist.config import TokenizerConfig
-from elm_dist.data.encode import encode_images
 from elm_dist.data.images import ImageFolder
-from elm_dist.data.shards import Manifest, ShardReader, load_manifest, verify_shards
+from elm_dist.data.shards import ShardReader, load_manifest, verify_shards
 from elm_dist.errors import ImageError, ShardError
 from elm_dist.tokenizers.bae import BAE
-
-PHOTOGRAPHS = {"cat": skimage.data.chelsea, "coffee": skimage.data.coffee, "rocket": skimage.data.rocket}
-SIZE = 32  # pixels per side of a tile
-TRAIN, VALIDATION = 24, 4  # tiles per class
-
-Encode = Callable[..., Manifest]
-
-
-def build_tokenizer() -> BAE:
-    torch.manual_seed(0)
-    return BAE(
-        TokenizerConfig(
-            directory=Path("tokenizer"),
-            code_bits=16,
-            image_size=SIZE,
-            patch_size=4,
-            base_channels=32,
-            channel_multipliers=(1,),
-            res_blocks=1,
-            attention_resolutions=(),
-            embedding_channels=32,
-        )
-    ).eval()
-
-
-def encode(images: Path, out: Path, tokenizer: BAE, **changes: object) -> Manifest:
-    options = {"batch_size": 8, "seed": 0, "flip": False, "record_rows": 16, "shard_samples": 20, **changes}
-    return encode_images(images, tokenizer, "ab12", out, **{"progress": lambda done, total: None, **options})
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> BAE:
-    return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiles of real photographs, three classes."""
-    root = tmp_path_factory.mktemp("images")
-    for name, photograph in PHOTOGRAPHS.items():
-        pixels = photograph()
-        rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
-        tiles = pixels[: rows * SIZE, : columns * SIZE].reshape(rows, SIZE, columns, SIZE, 3).swapaxes(1, 2)
-        tiles = tiles.reshape(-1, SIZE, SIZE, 3)[:: rows * columns // (TRAIN + VALIDATION)][: TRAIN + VALIDATION]
-        for number, tile in enumerate(tiles):
-            path = root / ("train" if number < TRAIN else "validation") / name / f"{number:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(tile).save(path)
-    return root
-
-
-@pytest.fixture
-def own_images(images: Path, tmp_path: Path) -> Path:
-    """A copy of the images that a test may change."""
-    return Path(shutil.copytree(images, tmp_path / "images"))
 
 
 def read_all(directory: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
@@ -165,7 +106,7 @@ def test_without_validation_images_some_training_images_are_held_out(
 def test_progress_counts_the_samples(tmp_path: Path, images: Path, tokenizer: BAE) -> None:
     calls: list[tuple[int, int]] = []
     encode(images, tmp_path / "out", tokenizer, progress=lambda done, total: calls.append((done, total)))
-    assert calls[:4] == [(8, 84), (16, 84), (20, 84), (28, 84)]  # a batch never crosses the end of a shard
+    assert calls[:5] == [(0, 84), (8, 84), (16, 84), (20, 84), (28, 84)]  # a batch never crosses the end of a shard
     assert calls[-1] == (84, 84)
 
 
@@ -177,7 +118,7 @@ from pathlib import Path
 import torch
 sys.path[:0] = [{tests!r}, {root!r}]
 torch.set_num_threads(1)
-from test_encode import build_tokenizer, encode
+from encoding import build_tokenizer, encode
 
 def progress(done, total):
     if done > 50:  # in the third of four training shards
@@ -192,13 +133,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, image
     code = KILLED.format(tests=str(tests), root=str(tests.parent.parent), images=str(images), out=str(out))
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert sorted(checksums(out)) == ["manifest.partial.json", "train-000000.tar", "train-000001.tar"]
+    assert sorted(checksums(out)) == [
+        "manifest.partial.json",
+        *("train-000000.json", "train-000000.tar", "train-000001.json", "train-000001.tar"),
+    ]
     kept = (out / "train-000001.tar").stat()
 
     calls: list[int] = []
     encode(images, out, tokenizer, progress=lambda done, total: calls.append(done))
     encode(images, tmp_path / "undisturbed", tokenizer)
-    assert calls[0] == 48, "the two complete shards are kept"
+    assert calls[0] == 40, "the two complete shards are kept"
     assert (out / "train-000001.tar").stat().st_mtime_ns == kept.st_mtime_ns
     assert checksums(out) == checksums(tmp_path / "undisturbed")
 
@@ -249,7 +193,12 @@ def test_a_finished_folder_is_reused(
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"seed": 1}, "seed is 0, not 1"), ({"flip": True}, "flip is False, not True")]
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed is 0, not 1"),
+        ({"flip": True}, "flip is False, not True"),
+        ({"views": "ten-crop"}, "views is 'centre', not 'ten-crop'"),
+    ],
 )
 def test_shards_made_otherwise_are_not_mixed(
     tmp_path: Path, images: Path, tokenizer: BAE, changes: dict[str, object], message: str
@@ -278,4 +227,4 @@ def test_an_unreadable_image_stops_the_work_and_loses_no_complete_shard(
     path.write_bytes(whole)
     calls: list[int] = []
     encode(own_images, tmp_path / "out", tokenizer, progress=lambda done, total: calls.append(done))
-    assert calls == [80, 84]
+    assert calls == [72, 80, 84]

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from elm_dist.data import marginals
 from elm_dist.data.marginals import marginal_bits_per_code_bit
-from elm_dist.data.shards import Manifest, ShardWriter
+from elm_dist.data.shards import Manifest
+from elm_dist.data.writer import ShardWriter
 
 WriteBits = Callable[..., Path]
 
@@ -19,8 +20,8 @@ def write_bits(tmp_path: Path, manifest: Manifest) -> WriteBits:
     def write(train: NDArray[np.bool_], validation: NDArray[np.bool_]) -> Path:
         writer = ShardWriter(tmp_path / "shards", manifest)
         for split, bits in (("train", train), ("validation", validation)):
-            writer.write(split, np.packbits(bits, axis=1), np.zeros(len(bits), np.uint16))
-        writer.finish()
+            writer.write(f"{split}-000000.tar", np.packbits(bits, axis=1), np.zeros(len(bits), np.uint16))
+        writer.finish({split: [f"{split}-000000.tar"] for split in ("train", "validation")})
         return tmp_path / "shards"
 
     return write

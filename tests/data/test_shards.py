@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from elm_dist.data.shards import (
     Manifest,
     ShardReader,
-    ShardWriter,
     check_manifest_fits,
     load_manifest,
     verify_shards,
@@ -143,40 +142,6 @@ def test_a_reader_written_from_the_documentation_reads_the_same(write_shards: Wr
     assert len(entries) == 6
 
 
-def test_an_unfinished_set_goes_on_at_its_last_whole_shard(
-    tmp_path: Path, manifest: Manifest, write_shards: WriteShards
-) -> None:
-    whole = write_shards(train=30, validation=5, shard_samples=20)
-    reader = ShardReader(whole, load_manifest(whole), "train")
-    first, second = reader.read(np.arange(20)), reader.read(np.arange(20, 30))
-    validation = ShardReader(whole, load_manifest(whole), "validation").read(np.arange(5))
-
-    writer = ShardWriter(tmp_path / "part", manifest)
-    writer.write("train", *first)
-    (tmp_path / "part" / ".train-000001.tar.partial").write_bytes(b"what a killed run leaves")
-    with pytest.raises(ShardError, match="not finished; run the same `elm tokenize` again"):
-        load_manifest(tmp_path / "part")
-
-    writer = ShardWriter(tmp_path / "part", manifest)
-    assert writer.manifest.samples("train") == 20
-    writer.write("train", *second)
-    writer.write("validation", *validation)
-    assert writer.finish() == load_manifest(whole)
-    for path in whole.iterdir():
-        assert (tmp_path / "part" / path.name).read_bytes() == path.read_bytes()
-
-
-def test_a_damaged_shard_is_made_again(
-    write_shards: WriteShards, manifest: Manifest, caplog: pytest.LogCaptureFixture
-) -> None:
-    directory = write_shards(train=50, shard_samples=20)
-    damaged = directory / "train-000001.tar"
-    damaged.write_bytes(b"\0" * damaged.stat().st_size)
-    writer = ShardWriter(directory, manifest)
-    assert (writer.manifest.samples("train"), writer.manifest.samples("validation")) == (20, 10)
-    assert "train-000001.tar is missing or damaged" in caplog.text
-
-
 # --- What is refused -------------------------------------------------------------------------------------------------
 
 
@@ -231,22 +196,6 @@ def test_a_split_without_samples(write_shards: WriteShards) -> None:
     directory = write_shards(validation=0)
     with pytest.raises(ShardError, match="there are no validation samples in these shards; make shards"):
         ShardReader(directory, load_manifest(directory), "validation")
-
-
-def test_a_folder_with_other_shards_is_not_written_to(write_shards: WriteShards, manifest: Manifest) -> None:
-    directory = write_shards()
-    other = manifest.model_copy(update={"seed": 1, "tokenizer_fingerprint": "ef"})
-    with pytest.raises(ShardError, match="choose another folder with --out, or remove this one") as error:
-        ShardWriter(directory, other)
-    assert "holds other shards (tokenizer_fingerprint is 'ab12', not 'ef', seed is 0, not 1)" in str(error.value)
-    verify_shards(directory)
-
-
-def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, manifest: Manifest) -> None:
-    (tmp_path / "train-000000.tar").write_bytes(b"somebody's photographs")
-    with pytest.raises(ShardError, match="holds other files; choose an empty or a new one with --out"):
-        ShardWriter(tmp_path, manifest)
-    assert (tmp_path / "train-000000.tar").read_bytes() == b"somebody's photographs"
 
 
 def test_a_missing_shard(write_shards: WriteShards) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from skimage import data
 from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import load_tokenizer
+from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.config import Config, TokenizerConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import ImageError, LayoutError, TokenizerError, TrainingError
 from elm_dist.tokenizers.bae import BAE
 from elm_dist.training import tokenizer_trainer
+from elm_dist.training.tokenizer_images import load_batches
 from elm_dist.training.tokenizer_state import TokenizerState
 from elm_dist.training.tokenizer_trainer import train_tokenizer
 
@@ -96,6 +99,19 @@ def test_it_learns_and_reports(tmp_path: Path, images: Path) -> None:
     assert written == ["config.json", "model.safetensors", "report.json", "tensorboard"]
 
 
+def test_a_vqgan_learns_and_its_codebook_comes_into_use(tmp_path: Path, images: Path) -> None:
+    settings = ["tokenizer_training.total_steps=40", "tokenizer_training.learning_rate=1e-3"]
+    config = build_config(tmp_path, images, *VQGAN, *settings)
+    train_tokenizer(config)
+    report = json.loads((config.tokenizer.directory / "report.json").read_text())
+    assert report["mean_image_ratio"] > 1.1
+    vqgan = load_tokenizer(config.tokenizer.directory, "cpu")
+    tiles = torch.cat([images for images in islice(load_batches(config, 0, torch.device("cpu")), 3)])
+    used = unpack_subtokens(vqgan.image_codes(tiles), vqgan.code_shape).unique()
+    assert len(used) > 180  # 140 without revival
+    assert used.max() < 200
+
+
 def test_scalars_and_pictures_reach_tensorboard(tmp_path: Path, images: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -111,18 +127,37 @@ def test_scalars_and_pictures_reach_tensorboard(tmp_path: Path, images: Path) ->
     assert (picture.width, picture.height) == (8 * 32, 2 * 32)
 
 
-@pytest.mark.parametrize("quantization", ["bernoulli", "deterministic"])
+VQGAN = [
+    "tokenizer.kind=vqgan",
+    "tokenizer.code_bits=8",
+    "tokenizer.codebook_size=200",
+    "model.subtokens=1",
+    "tokenizer_training.revive_after=3",
+]
+ADVERSARIAL = [  # from the second checkpoint on
+    "tokenizer_training.adversarial_weight=1",
+    "tokenizer_training.adversarial_from=5",
+    "tokenizer_training.diff_augment=true",
+]
+KINDS = {
+    "bernoulli": ["tokenizer.quantization=bernoulli"],
+    "deterministic": ["tokenizer.quantization=deterministic"],
+    "vqgan": VQGAN,
+    "adversarial": ADVERSARIAL,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_resumes_bit_for_bit(
     tmp_path: Path,
     images: Path,
-    quantization: str,
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    override = f"tokenizer.quantization={quantization}"
-    straight = build_config(tmp_path / "straight", images, override)
+    straight = build_config(tmp_path / "straight", images, *KINDS[kind])
     train_tokenizer(straight)
-    killed = build_config(tmp_path / "killed", images, override)
+    killed = build_config(tmp_path / "killed", images, *KINDS[kind])
     train_until(killed, 6, monkeypatch)  # two updates after the checkpoint of step 4
     train_until(killed, 9, monkeypatch)  # one after that of step 8
     saved = sorted(path.name for path in (killed.tokenizer.directory / "training").iterdir())
