@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from elm_dist.config import Config, Problem, Section, broken_rules
+from elm_dist.config import Config, Section
+from elm_dist.config_rules import Problem, broken_rules
 from elm_dist.errors import ConfigError
 
 SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]

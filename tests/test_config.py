@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elm_dist.config import RULES, ModelConfig, OptimizerConfig, ScheduleConfig, TokenizerConfig
+from elm_dist.config import ModelConfig, OptimizerConfig, ScheduleConfig, TokenizerConfig
 from elm_dist.config_file import load_config
+from elm_dist.config_rules import RULES
 from elm_dist.errors import ConfigError
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"

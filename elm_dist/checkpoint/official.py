@@ -12,7 +12,8 @@ from torch import Tensor
 
 from elm_dist.checkpoint.layouts import LAYOUTS, Layout, Tensors
 from elm_dist.checkpoint.tokenizer import describe_odd_tensors, has_tokenizer, save_tokenizer
-from elm_dist.config import TokenizerConfig, broken_rules
+from elm_dist.config import TokenizerConfig
+from elm_dist.config_rules import broken_rules
 from elm_dist.errors import TokenizerError
 from elm_dist.tokenizers.build import build_tokenizer
 from elm_dist.tokenizers.published import load_published
