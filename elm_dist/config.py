@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
 Share = Annotated[float, Field(ge=0, lt=1)]
+Portion = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -91,6 +92,8 @@ class TokenizerTrainingConfig(Section):
 class DataConfig(Section):
     shards: Path  # a folder with manifest.json, made by `elm tokenize`
     class_dropout: Share = 0.1  # share of samples that train the unconditional model
+    max_bad_shards: Share = 0.05  # share of the training shards that may be missing or damaged; 0 = none
+    verify: bool = False  # compare the checksum of each shard when it is first touched, which reads all of it
 
 
 class ModelConfig(Section):
@@ -138,17 +141,30 @@ class OptimizerConfig(Section):
 
 class ParallelConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "bf16"  # of the compute; master weights, norms and the loss are fp32
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the compute; master weights, norms and the loss are fp32
     pipeline_stages: Count = 1
+    schedule: Literal["auto", "1f1b", "dualpipev", "zbv"] = "1f1b"  # of a pipeline's passes; auto = what idles least
+    stage_boundaries: tuple[Count, ...] = ()  # first layer of each stage after the first; () = divide by cost
     zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: tuple[Literal["optimizer", "parameters"], ...] = ()  # what ZeRO keeps in main memory, and not on the GPU
     checkpoint_every_blocks: Cadence = 0  # recompute activations in the backward pass of every n-th block; 0 = off
     timeout_minutes: Positive = 10  # of any one collective operation
+
+
+class KernelsConfig(Section):
+    """What computes the costly parts: `auto` takes a fused kernel where there is one that works on the device."""
+
+    attention: Literal["auto", "flash", "sdpa", "reference"] = "auto"  # flash-attn, PyTorch's, or the plain definition
+    norm: Literal["auto", "apex", "torch"] = "auto"
+    optimizer: Literal["auto", "apex", "torch"] = "auto"
+    compile_blocks: bool = False  # torch.compile; the first step then takes a minute or more
 
 
 class CheckpointConfig(Section):
     every: Cadence = 10_000
     keep_last: Count = 3
     keep_every: Cadence = 100_000  # these are kept for good
+    asynchronous: bool = True  # train on while it is written; takes host memory for this process's part of one
 
 
 class MonitoringConfig(Section):
@@ -158,6 +174,9 @@ class MonitoringConfig(Section):
     sample_every: Cadence = 10_000
     sample_classes: tuple[Annotated[int, Field(ge=0)], ...] = (207, 360, 387, 974, 88, 979, 417, 279)
     tensorboard: bool = True
+    profile_from: Cadence = 0  # the step from which a trace of `profile_steps` steps is written to logs/; 0 = none
+    profile_steps: Count = 3
+    memory_snapshot: bool = False  # record a GPU's allocations, and write them to logs/ if it runs out of memory
 
 
 class SamplingConfig(Section):
@@ -165,8 +184,12 @@ class SamplingConfig(Section):
 
     cfg_scale: Annotated[float, Field(ge=1)] = 4.0
     cfg_schedule: Literal["constant", "linear", "cos", "log", "square", "square_root"] = "linear"
+    cfg_interval: tuple[Portion, Portion] = (0.0, 1.0)  # share of positions from which and up to which guidance is on
     temperature: Positive = 1.0
     top_k: Cadence = 0  # of each sub-code; 0 = all
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each sub-code's distribution; 1 = all
+    precision: Literal["fp32", "bf16"] = "fp32"  # of `elm sample`; a run in training samples in its own
+    weights_int8: bool = False  # keep the matrices of the blocks in 8 bits, which saves memory and not time
     weights: Literal["ema", "raw"] = "ema"
 
 
@@ -179,6 +202,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()
+    kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -35,3 +35,7 @@ class CheckpointError(ElmError):
 
 class TrainingError(ElmError):
     """A run that went wrong in a way that only its user can mend, such as a loss that is no longer finite."""
+
+
+class EvaluationError(ElmError):
+    """A score that cannot be computed: weights of a feature net that are missing or others, too few images."""

@@ -56,10 +56,44 @@ BROKEN = {
         "parallel.pipeline_stages: 7 stages need at least one block each, but model.num_layers is 4; use at most 4 "
         "stages",
     ),
+    "_boundaries_fit": (
+        ["parallel.pipeline_stages=3", "parallel.stage_boundaries=[2]"],
+        "parallel.stage_boundaries: 3 stages have 2 boundaries, not 1; give the first layer of each stage after the "
+        "first, or [] to divide by cost",
+    ),
+    "_offload_fits": (
+        ["parallel.offload=[optimizer]"],
+        "parallel.offload: the optimizer's state leaves the GPU with ZeRO 1 to 3 and without a pipeline; set "
+        "parallel.offload=[], or parallel.pipeline_stages=1 and parallel.zero_stage=1",
+    ),
+    "_zero_bubble_fits": (
+        ["parallel.schedule=zbv", "parallel.checkpoint_every_blocks=1"],
+        "parallel.schedule: zbv splits the backward pass, which does not go with parallel.checkpoint_every_blocks; set "
+        "it to 0, or parallel.schedule=1f1b",
+    ),
     "_engines_fit": (
         ["parallel.zero_stage=2"],
         "parallel.zero_stage: a pipeline goes with ZeRO stage 1 alone, not 2 (2 and 3 split gradients that the "
         "pipeline still accumulates, 0 clips them wrongly); set parallel.zero_stage=1, or parallel.pipeline_stages=1",
+    ),
+    "_fused_kernels_have_a_gpu": (
+        ["kernels.norm=apex", "parallel.device=cpu"],
+        "kernels.norm: apex computes on a GPU, but parallel.device is cpu; set kernels.norm=auto, or "
+        "parallel.device=cuda",
+    ),
+    "_flash_fits": (
+        ["kernels.attention=flash"],
+        "kernels.attention: flash computes in bf16 or fp16, but parallel.precision is fp32; set "
+        "kernels.attention=auto, or parallel.precision=bf16",
+    ),
+    "_apex_optimizer_fits": (
+        ["kernels.optimizer=apex", "optimizer.name=sgd"],
+        "kernels.optimizer: apex has no sgd; set kernels.optimizer=auto, or optimizer.name=adamw",
+    ),
+    "_compiled_blocks_hold_their_weights": (
+        ["kernels.compile_blocks=true", "parallel.pipeline_stages=1", "parallel.zero_stage=3"],
+        "kernels.compile_blocks: ZeRO 3 gathers weights from within the block, which breaks what is compiled into "
+        "pieces; set kernels.compile_blocks=false, or parallel.zero_stage=2",
     ),
     "_sample_classes_exist": (
         ["monitoring.sample_classes=[3, 10, 11]"],
@@ -68,6 +102,11 @@ BROKEN = {
     "_top_k_fits": (
         ["sampling.top_k=257"],
         "sampling.top_k: 257 is more than the 256 entries of a sub-code of 8 bits; use 1 to 256, or 0 for all",
+    ),
+    "_guidance_ends_after_it_begins": (
+        ["sampling.cfg_interval=[0.9, 0.1]"],
+        "sampling.cfg_interval: guidance from 0.9 to 0.1 of the positions is never on; give [begin, end] with begin < "
+        "end, as in [0.1, 0.9], or set sampling.cfg_scale=1 for none",
     ),
 }
 
@@ -115,9 +154,32 @@ def test_vgg_needs_pixels() -> None:
     )
 
 
+@pytest.mark.parametrize("boundaries", ["[2, 2]", "[3, 2]", "[2, 6]"])
+def test_no_stage_is_empty(boundaries: str) -> None:
+    assert load_config(DEMO, ["parallel.pipeline_stages=3", "parallel.stage_boundaries=[1, 5]"])
+    problem = refuse("parallel.pipeline_stages=3", f"parallel.stage_boundaries={boundaries}")
+    assert problem == (
+        f"parallel.stage_boundaries: {boundaries} would leave a stage empty; give increasing layers from 1, the first "
+        "block, to 5, the head, or [] to divide by cost"
+    )
+
+
 def test_bf16_needs_zero() -> None:
     problem = refuse("parallel.pipeline_stages=1", "parallel.zero_stage=0", "parallel.precision=bf16")
     assert re.match(r"parallel.zero_stage: bf16 needs the fp32 master weights.*or parallel.precision=fp32$", problem)
+
+
+def test_apex_steps_whole_groups_on_a_gpu() -> None:
+    apex = ["kernels.optimizer=apex", "parallel.pipeline_stages=1"]
+    assert load_config(DEMO, [*apex, "parallel.zero_stage=2"])
+    assert refuse(*apex, "parallel.zero_stage=3") == (
+        "kernels.optimizer: apex counts the updates of a whole group of weights, but ZeRO 3 steps groups in parts; set "
+        "kernels.optimizer=auto, or parallel.zero_stage=2"
+    )
+    assert refuse(*apex, "parallel.offload=[optimizer]") == (
+        "kernels.optimizer: apex computes on a GPU, but parallel.offload keeps the optimizer's state in main memory; "
+        "set kernels.optimizer=auto, or parallel.offload=[]"
+    )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -144,7 +144,7 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path, length: int) -> None:
 
 
 def test_problems_of_different_kinds_are_reported_in_one_go(tmp_path: Path) -> None:
-    text = SMALL.replace("num_heads: 2", "num_head: 2") + "parallel: {precision: fp16}\nsampling: {top_k: -1}"
+    text = SMALL.replace("num_heads: 2", "num_head: 2") + "parallel: {precision: fp8}\nsampling: {top_k: -1}"
     path = write(tmp_path / "bad.yaml", text)
     assert problems(path, "schedule.micro_batch_size=24", "run.sede=1", "total_steps=5") == [
         "total_steps=5: an override has the form section.key=value, as in schedule.total_steps=100",
@@ -152,7 +152,7 @@ def test_problems_of_different_kinds_are_reported_in_one_go(tmp_path: Path) -> N
         "model.num_heads: is missing; give it a value",
         "model.num_head: unknown key; did you mean num_heads? allowed: num_layers, hidden_size, num_heads, subtokens, "
         "subtoken_bits, num_classes, dropout",
-        "parallel.precision: 'fp16' is not allowed; give 'fp32' or 'bf16'",
+        "parallel.precision: 'fp8' is not allowed; give 'fp32', 'bf16' or 'fp16'",
         "sampling.top_k: -1 is not allowed; give at least 0",
         "schedule.global_batch_size: 256 images are no multiple of micro_batch_size 24; choose a multiple of it",
     ]

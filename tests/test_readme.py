@@ -25,7 +25,7 @@ SMALL = """
 extends: {root}/configs/demo.yaml
 tokenizer: {{base_channels: 32, embedding_channels: 32}}
 tokenizer_training: {{total_steps: 4, batch_size: 8, checkpoint_every: 2, warmup_steps: 1}}
-model: {{num_layers: 2, hidden_size: 32, num_heads: 2}}
+model: {{num_layers: 4, hidden_size: 32, num_heads: 2}}
 schedule: {{total_steps: 4, global_batch_size: 8, micro_batch_size: 2, warmup_steps: 1}}
 checkpoint: {{every: 2}}
 monitoring: {{log_every: 1, validation_every: 2, validation_samples: 16, sample_every: 2}}

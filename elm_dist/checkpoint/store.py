@@ -1,61 +1,50 @@
-"""Checkpoints of a run: whole tensors under canonical names, whatever layout wrote them.
+"""Checkpoints of a run: tensors under canonical names, in pieces that any layout can read.
 
     checkpoints/latest                          the name of the newest one
-    checkpoints/step_00010000/manifest.json     step, facts, and of each file its size, sha256 and tensors
+    checkpoints/step_00010000/manifest.json     step, facts, shapes, and of each file its size, sha256 and pieces
     checkpoints/step_00010000/weights-00000.safetensors      one file per kind and rank: weights, ema, exp_avg, ...
 
-A checkpoint appears by one rename when all of it is on disk, and `latest` changes after that. It is read only if every
-file is as the manifest says. We do not use DeepSpeed's own format: it is not atomic, unpickles, loads flipped bytes
-silently, and is tied to the layout.
+A rank writes the pieces that it holds and reads those that it needs: none holds everything. A checkpoint appears by
+one rename when all of it is on disk, and `latest` changes after that. It is read only if every file is as the manifest
+says. We do not use DeepSpeed's own format: it is not atomic, unpickles, loads flipped bytes silently, and is tied to
+the layout. docs/checkpoints.md has the format in full.
 """
 
 import json
 import logging
-import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from elm_dist.checkpoint.commit import (
+    LATEST,
+    MANIFEST,
+    clear_unfinished,
+    gather_notes,
+    publish,
+    report_failure,
+    write_rank,
+)
+from elm_dist.checkpoint.host_copy import HostCopy, HostPart, RankLayout, TensorSource
 from elm_dist.config import CheckpointConfig
 from elm_dist.errors import CheckpointError
-from elm_dist.files import replace_text, sha256, sync
+from elm_dist.files import sha256
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 CHECKPOINTS = "checkpoints"  # the folder's name in a run
-LATEST = "latest"
-MANIFEST = "manifest.json"
-
-
-class RankLayout(Protocol):
-    @property
-    def rank(self) -> int: ...
-    @property
-    def world_size(self) -> int: ...
-    @property
-    def replica(self) -> int: ...
-    @property
-    def replicas(self) -> int: ...
-
-
-class TensorSource(Protocol):
-    """Whole tensors, one by one; `gather` is called alike by all replicas."""
-
-    @property
-    def kinds(self) -> list[str]: ...
-    @property
-    def names(self) -> list[str]: ...
-    def gather(self, kind: str, name: str) -> Tensor: ...
-    def scatter(self, kind: str, name: str, value: Tensor) -> None: ...
-    def shape(self, name: str) -> torch.Size: ...
+PATIENCE = 600.0  # seconds that the main process waits for the files of the others, once its own are written
 
 
 class Trainable(Protocol):
@@ -69,11 +58,20 @@ class Trainable(Protocol):
     def agree(self, here: bool) -> bool: ...
 
 
+class Piece(NamedTuple):
+    """Elements `start` to `stop` of a flattened tensor, under its name in `file`."""
+
+    start: int
+    stop: int
+    file: str
+
+
 class Checkpoint:
     """One checkpoint on disk. Raises CheckpointError where it is not what its manifest says."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._readers: dict[str, Any] = {}
         try:
             manifest = json.loads((directory / MANIFEST).read_text())
             if manifest["format"] != FORMAT:
@@ -82,21 +80,26 @@ class Checkpoint:
                     "of elm-dist that wrote it"
                 )
             self.step: int = manifest["step"]
+            self.saved: str = manifest["saved"]
+            self.layout: str = manifest["layout"]
             self.facts: dict[str, Any] = manifest["facts"]
             self.files: dict[str, dict[str, Any]] = manifest["files"]
-            self._where = {
-                (entry["kind"], name): file for file, entry in self.files.items() for name in entry["tensors"]
-            }
+            self.shapes = {name: torch.Size(shape) for name, shape in manifest["shapes"].items()}
+            self._pieces: dict[tuple[str, str], list[Piece]] = {}
+            for file, entry in self.files.items():
+                for name, (start, stop) in entry["tensors"].items():
+                    self._pieces.setdefault((entry["kind"], name), []).append(Piece(start, stop, file))
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{directory / MANIFEST} is missing or damaged ({error}); delete the folder, or name another checkpoint"
             ) from None
 
-    def verify(self, files: Iterable[str]) -> None:
+    def verify(self, files: Iterable[str], sizes_only: bool = False) -> None:
         """Raise CheckpointError for the first of `files` whose bytes are not the ones that were written."""
         for file in files:
             path, entry = self.directory / file, self.files[file]
-            if not path.exists() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            whole = path.exists() and path.stat().st_size == entry["bytes"]
+            if not whole or (not sizes_only and sha256(path) != entry["sha256"]):
                 raise CheckpointError(
                     f"{path} is missing or damaged (its checksum is not the manifest's); restore it, or delete "
                     f"{self.directory} to go on from an older checkpoint"
@@ -104,54 +107,102 @@ class Checkpoint:
 
     def read(self, kind: str, name: str, shape: torch.Size) -> Tensor:
         """Return one tensor of the expected shape, fp32, on the CPU."""
-        try:
-            file = self._where[kind, name]
-        except KeyError:
+        return self.read_span(kind, name, shape, 0, shape.numel()).view(shape)
+
+    def read_span(self, kind: str, name: str, shape: torch.Size, start: int, stop: int) -> Tensor:
+        """Return elements `start` to `stop` of a flattened tensor; reads nothing else from the disk."""
+        pieces = sorted(self._pieces.get((kind, name), []))
+        if sum(piece.stop - piece.start for piece in pieces) != self.shapes.get(name, shape).numel():
             raise CheckpointError(
                 f"{self.directory} holds no {kind} of {name}; use the configuration that the run was trained with"
-            ) from None
-        tensor: Tensor = _open_file(self.directory / file).get_tensor(name)
-        if tensor.shape != shape:
-            raise CheckpointError(
-                f"{self.directory}: {name} has shape {list(tensor.shape)}, the configuration makes it {list(shape)}; "
-                "use the configuration that the run was trained with"
             )
-        return tensor
+        if self.shapes[name] != shape:
+            raise CheckpointError(
+                f"{self.directory}: {name} has shape {list(self.shapes[name])}, the configuration makes it "
+                f"{list(shape)}; use the configuration that the run was trained with"
+            )
+        found = [piece for piece in pieces if piece.start < stop and piece.stop > start]
+        parts = [
+            self._reader(file).get_tensor(name).view(-1)[max(start - begin, 0) : stop - begin]
+            for begin, _, file in found
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _reader(self, file: str) -> Any:
+        """Return the open file, which is mapped into memory: what is not touched is not read."""
+        if file not in self._readers:
+            path = self.directory / file
+            try:
+                self._readers[file] = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"{path} is not a safetensors file ({error}); restore it or use another checkpoint"
+                ) from None
+        return self._readers[file]
 
 
 class CheckpointStore:
-    """The folder `checkpoints/` of a run."""
+    """The folder `checkpoints/` of a run.
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+    With `config.asynchronous` a save returns when this rank's part is in host memory, and the rest happens behind: one
+    save at a time. What goes wrong there is raised by the next call of `save`, `check` or `wait`. As a context it is
+    left only when what was begun is written, also when the training failed.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig, patience: float = PATIENCE) -> None:
         self._directory = directory
         self._config = config
+        self._patience = patience
+        self._host_copy = HostCopy()
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.wait()
+        except CheckpointError as unsaved:
+            if error is None:
+                raise
+            log.error("%s", unsaved)  # what ended the training is the error to report
 
     def save(self, engine: Trainable, step: int, facts: dict[str, Any]) -> None:
-        """Write a checkpoint of `step`; every rank calls this. Each tensor is written by one replica."""
-        layout = engine.layout
-        final, partial = self._directory / f"step_{step:08d}", self._directory / f".step_{step:08d}.partial"
+        """Write a checkpoint of `step`; every rank calls this and writes what it holds.
+
+        Raises CheckpointError if it, or the one before, cannot be written.
+        """
+        self._wait_for_the_one_before()
+        layout, state = engine.layout, engine.state
+        folder = self._directory / f".step_{step:08d}.partial"
         if layout.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        engine.barrier()
-        entries = {}
-        for kind in engine.state.kinds:
-            tensors = dict(_gather_share(engine.state, kind, layout))
-            if tensors:
-                file = f"{kind}-{layout.rank:05d}.safetensors"
-                entries[file] = _write_tensors(partial / file, kind, tensors)
-        replace_text(partial / f"rank-{layout.rank:05d}.json", json.dumps(entries))
-        engine.barrier()
-        if layout.rank == 0:
-            parts = sorted(partial.glob("rank-*.json"))
-            files = {file: entry for part in parts for file, entry in json.loads(part.read_text()).items()}
-            manifest = {"format": FORMAT, "step": step, "facts": facts, "files": files}
-            replace_text(partial / MANIFEST, json.dumps(manifest, indent=1))
-            for part in parts:
-                part.unlink()
-            _publish(partial, final)
-            self._prune(step)
-        engine.barrier()
+            with self._explained(step):
+                clear_unfinished(self._directory)
+        engine.barrier()  # until it is cleared, and the one before committed
+        parts = self._host_copy.take(state, layout)
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+            "layout": str(layout),
+            "facts": facts,
+            "shapes": {name: list(state.shape(name)) for name in state.names},
+        }
+        self._pending = self._behind.submit(self._write, folder, parts, layout, manifest)
+        if not self._config.asynchronous:
+            self.wait()
+
+    def check(self) -> None:
+        """Raise the CheckpointError of a save that failed behind; costs nothing."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when what was begun is on disk: this rank's files, and on the main rank the whole checkpoint."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def load(self, engine: Trainable) -> Checkpoint | None:
         """Lay the newest good checkpoint over the engine and return it; None if the run has none at all yet."""
@@ -161,12 +212,48 @@ class CheckpointStore:
             return None
         for kind in engine.state.kinds:
             for name in engine.state.names:
-                engine.state.scatter(kind, name, checkpoint.read(kind, name, engine.state.shape(name)))
+                shape = engine.state.shape(name)
+                engine.state.scatter(kind, name, partial(checkpoint.read_span, kind, name, shape))
         return checkpoint
+
+    def _wait_for_the_one_before(self) -> None:
+        begin = time.monotonic()
+        self.wait()
+        waited = time.monotonic() - begin
+        if waited > 1:
+            log.warning("waited %.0f s for the checkpoint before this one; a larger checkpoint.every avoids it", waited)
+
+    def _write(self, folder: Path, parts: list[HostPart], layout: RankLayout, manifest: dict[str, Any]) -> None:
+        """Write this rank's part and, on the main rank, commit the checkpoint when all parts are there."""
+        step = manifest["step"]
+        try:
+            with self._explained(step):
+                # By every rank: on a network file system it takes a while until one sees what another made.
+                folder.mkdir(parents=True, exist_ok=True)
+                write_rank(folder, layout.rank, parts, manifest["shapes"])
+                if layout.rank == 0:
+                    files, shapes = gather_notes(folder, layout.world_size, self._patience)
+                    publish(folder, self._directory / f"step_{step:08d}", manifest | {"files": files, "shapes": shapes})
+                    self._prune(step)
+        except CheckpointError as error:
+            report_failure(folder, layout.rank, str(error))
+            raise
+
+    @contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Turn what the disk refuses into the CheckpointError to report."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._directory}: the checkpoint of step {step:,} cannot be written ({error.strerror or error}); "
+                "make room or set run.directory to another disk, then start again: the run goes on from the last good "
+                "checkpoint"
+            ) from error
 
     def _prune(self, newest: int) -> None:
         """Delete checkpoints past the last `keep_last`, but for every `keep_every`-th step; only whole folders go."""
-        steps = sorted(_steps(self._directory))
+        steps = checkpoint_steps(self._directory)
         for step in steps[: -self._config.keep_last]:
             forever = self._config.keep_every and step % self._config.keep_every == 0
             if step != newest and not forever:
@@ -190,7 +277,7 @@ def newest_good(
 
     Ranks `share` the checking of the files and `agree` on the result. Raises CheckpointError if all are damaged.
     """
-    steps = sorted(_steps(directory), reverse=True)
+    steps = checkpoint_steps(directory)[::-1]
     complaints = []
     for step in steps:
         checkpoint = None
@@ -210,38 +297,6 @@ def newest_good(
     return None
 
 
-def _gather_share(state: TensorSource, kind: str, layout: RankLayout) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that this replica writes; all replicas take part in gathering every one."""
-    for index, name in enumerate(state.names):
-        tensor = state.gather(kind, name)
-        if index % layout.replicas == layout.replica:
-            yield name, tensor.float().cpu().contiguous()
-
-
-def _write_tensors(path: Path, kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    save_file(tensors, path)
-    sync(path)
-    return {"kind": kind, "bytes": path.stat().st_size, "sha256": sha256(path), "tensors": list(tensors)}
-
-
-def _publish(partial: Path, final: Path) -> None:
-    """Make a complete folder visible under its name, then point `latest` at it."""
-    sync(partial)
-    shutil.rmtree(final, ignore_errors=True)  # of a step that a resumed run reached again
-    os.rename(partial, final)
-    replace_text(final.parent / LATEST, final.name)
-    sync(final.parent)
-
-
-def _steps(directory: Path) -> list[int]:
-    return [int(path.name.removeprefix("step_")) for path in directory.glob("step_????????")]
-
-
-@lru_cache(maxsize=16)
-def _open_file(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is not a safetensors file ({error}); restore it or use another checkpoint"
-        ) from None
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Return the steps of all checkpoints in `directory`, good or not, in order."""
+    return sorted(int(path.name.removeprefix("step_")) for path in directory.glob("step_????????"))

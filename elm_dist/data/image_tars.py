@@ -20,6 +20,7 @@ from elm_dist.errors import ImageError
 
 LABEL_SUFFIX = ".cls"
 LARGEST_LABEL = 65535  # labels of token shards are uint16
+LARGEST_FILE = 2**28  # bytes of an image; the largest of ImageNet has 16 million
 
 
 class ImageTars:
@@ -56,24 +57,32 @@ class ImageTars:
 
     def open(self, index: int) -> Image.Image:
         """Return the whole image, RGB; raises ImageError if it is unreadable."""
-        path = self._tars[self._numbers[index]]
+        path, size = self._tars[self._numbers[index]], self._sizes[index]
+        name = f"{path}/{self._keys[index]}"
+        if size > LARGEST_FILE:
+            raise ImageError(f"{name}: this image cannot be read ({size:,} bytes are too many); replace or remove it")
         with path.open("rb") as file:
             file.seek(self._offsets[index])
-            data = file.read(self._sizes[index])
-        return read_image(f"{path}/{self._keys[index]}", io.BytesIO(data))
+            data = file.read(size)
+        return read_image(name, io.BytesIO(data))
 
     def _index(self, number: int, path: Path, file: IO[bytes], tar: tarfile.TarFile) -> None:
         """Note where the images of one shard are; an image and its label are of one name and in any order."""
         images: dict[str, tarfile.TarInfo] = {}
-        labels: dict[str, int] = {}
+        labels: dict[str, tarfile.TarInfo] = {}
         for member in tar:
             folder, _, base = member.name.rpartition("/")
             stem, dot, ending = base.partition(".")
             key, suffix = f"{folder}/{stem}", (dot + ending).lower()
-            if suffix in SUFFIXES and member.isreg():
-                images[key] = member
-            elif suffix == LABEL_SUFFIX and member.isreg():
-                labels[key] = _read_label(path, file, member)
+            if suffix not in (*SUFFIXES, LABEL_SUFFIX) or not member.isreg():
+                continue
+            if member.name.startswith("/") or ".." in folder.split("/"):
+                raise ImageError(f"{path}: {member.name} leads out of the shard; make it again with names within it")
+            of_its_kind = labels if suffix == LABEL_SUFFIX else images
+            if key in of_its_kind:
+                raise ImageError(f"{path}: {key.lstrip('/')} is there twice; give each sample a name of its own")
+            of_its_kind[key] = member
+        _check_end(path, file, tar)
         if odd := sorted(images.keys() ^ labels.keys()):
             raise ImageError(
                 f"{path}: {odd[0].lstrip('/')} is an image without a label or a label without an image; each sample "
@@ -81,7 +90,7 @@ class ImageTars:
             )
         for key, member in images.items():
             self._keys.append(member.name)
-            self._labels.append(labels[key])
+            self._labels.append(_read_label(path, file, labels[key]))
             self._numbers.append(number)
             self._offsets.append(member.offset_data)
             self._sizes.append(member.size)
@@ -91,11 +100,16 @@ def find_tars(root: Path, split: str) -> list[Path]:
     return sorted(path for name in SPLITS[split] for path in root.glob(f"{name}-*.tar"))
 
 
+def _check_end(path: Path, file: IO[bytes], tar: tarfile.TarFile) -> None:
+    """Raise ImageError unless the entries end as a tar does: `tarfile` takes a damaged header for the end as well."""
+    file.seek(tar.offset)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise ImageError(f"{path}: the header at byte {tar.offset:,} is damaged; replace the file")
+
+
 def _read_label(path: Path, file: IO[bytes], member: tarfile.TarInfo) -> int:
-    position = file.tell()
     file.seek(member.offset_data)
     text = file.read(min(member.size, 16)).strip()
-    file.seek(position)
     if not text.isdigit() or int(text) > LARGEST_LABEL:
         raise ImageError(
             f"{path}: {member.name} holds {text!r} where the number of a class belongs; write 0 to {LARGEST_LABEL}"

@@ -2,7 +2,7 @@
 
 Training is one endless stream of positions; position p lies in epoch p // samples. A process that reads position p gets
 the same sample whatever it read before and however many processes there are, so the only state to save is one integer:
-the samples seen. Knows nothing of processes, models and devices.
+the samples seen. This holds even where shards are bad. Knows nothing of processes, models and devices.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elm_dist.data.payload import draw_codes, likeliest_codes
 from elm_dist.data.shards import ShardReader, load_manifest
+from elm_dist.data.substitutes import SubstitutingReader
 from elm_dist.randomness import generator, uniforms
 
 BLOCK = 1024  # samples that lie side by side in the shards and are shuffled as one
@@ -33,8 +34,12 @@ class TokenLoader:
     """Micro-batches of the shards in `directory`, for training in shuffled and for validation in stored order.
 
     A training label is `null_class` instead for a share `class_dropout` of the positions. Where shards
-    hold probabilities, bits are drawn for each position of training, and rounded for validation. Raises ShardError if
-    the shards are missing, and when it first touches one that is damaged.
+    hold probabilities, bits are drawn for each position of training, and rounded for validation.
+
+    A position whose sample lies in a shard that turns out to be missing or damaged gets what the position BLOCK further
+    on gets. With `verify`, checksums are compared too, each when its shard is first touched. Raises ShardError if there
+    are no shards, when more than the share `max_bad_shards` of those for training are bad, and for any bad one for
+    validation, which would measure something else without it.
     """
 
     def __init__(
@@ -46,13 +51,26 @@ class TokenLoader:
         micro_batch_size: int,
         class_dropout: float,
         null_class: int,
+        max_bad_shards: float = 0.0,
+        verify: bool = False,
     ) -> None:
         self.manifest = load_manifest(directory)
         self.seed = seed
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.class_dropout, self.null_class = class_dropout, null_class
-        self._train = ShardReader(directory, self.manifest, "train")
-        self._validation = ShardReader(directory, self.manifest, "validation")
+        self._samples = self.manifest.samples("train")
+        self._train = SubstitutingReader(ShardReader(directory, self.manifest, "train", verify=verify), max_bad_shards)
+        self._validation = ShardReader(directory, self.manifest, "validation", verify=verify)
+
+    @property
+    def replaced_samples(self) -> int:
+        """Training samples that this process read in place of those in bad shards."""
+        return self._train.replaced
+
+    @property
+    def bad_shards(self) -> int:
+        """Bad shards that this process came across in training."""
+        return self._train.bad_shards
 
     def train_micro_batch(self, step: int, index: int) -> MicroBatch:
         """Return the micro-batch `index` of the global batch of `step`.
@@ -64,8 +82,9 @@ class TokenLoader:
     def micro_batch(self, position: int) -> MicroBatch:
         """Return the micro-batch that starts at `position` of the endless stream of training samples."""
         positions = np.arange(position, position + self.micro_batch_size)
-        indices = stored_indices(self.seed, len(self._train), position, self.micro_batch_size)
-        stored, labels = self._train.read(indices)
+        stored, labels = self._train.read(
+            lambda attempt: stored_indices(self.seed, self._samples, position + attempt * BLOCK, self.micro_batch_size)
+        )
         codes = draw_codes(stored, self.manifest, self.seed, positions)
         dropped = uniforms(self.seed, "class_dropout", positions) < self.class_dropout
         return _micro_batch(codes, np.where(dropped, self.null_class, labels), positions)

@@ -91,10 +91,10 @@ def list_samples(root: Path, image_size: int, seed: int, *, flip: bool, views: V
     """
     if flip and views == "ten-crop":
         raise ImageError("--flip does not go with --views ten-crop, whose crops are mirrored already; leave --flip out")
-    train = _open_images(root, "train", image_size)
+    train = open_images(root, "train", image_size)
     indices = np.arange(len(train))
     if has_split(root, "validation") or find_tars(root, "validation"):
-        validation = _open_images(root, "validation", image_size)
+        validation = open_images(root, "validation", image_size)
         held_out = np.arange(len(validation))
     else:
         validation = train
@@ -112,7 +112,8 @@ def list_samples(root: Path, image_size: int, seed: int, *, flip: bool, views: V
     }
 
 
-def _open_images(root: Path, split: Split, image_size: int) -> ImageSet:
+def open_images(root: Path, split: Split, image_size: int) -> ImageSet:
+    """Return the images of one split from shards, where there are any, or class folders; raises ImageError."""
     if find_tars(root, split):
         return ImageTars(root, split, image_size)
     return ImageFolder(root, split, image_size)

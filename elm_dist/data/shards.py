@@ -11,15 +11,15 @@ import operator
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as short
-from typing import IO, Annotated, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +31,7 @@ Split = Literal["train", "validation"]
 Views = Literal["centre", "ten-crop"]
 Payload = Literal["bits", "probabilities"]
 Count = Annotated[int, Field(ge=1)]
+Number = TypeVar("Number", bound=np.generic)
 
 MANIFEST = "manifest.json"
 UNFINISHED = "manifest.partial.json"  # what a set will be that is not finished, without its shards
@@ -84,6 +85,11 @@ class Manifest(BaseModel):
     def sample_bytes(self) -> int:
         """Bytes of one stored sample: its bits packed, or a byte for the probability of each."""
         return self.image_bits if self.payload == "probabilities" else self.packed_bytes
+
+    @property
+    def sample_type(self) -> np.dtype[np.void]:
+        """A stored sample as one item of an array: numpy gathers such items faster than rows of bytes."""
+        return np.dtype((np.void, self.sample_bytes))
 
     @property
     def _shape(self) -> CodeShape:
@@ -155,20 +161,24 @@ def verify_shards(directory: Path) -> None:
     manifest = load_manifest(directory)
     for split in manifest.splits:
         for entry in manifest.files(split):
-            _open_shard(directory / entry.file, entry, manifest)
-            if sha256(directory / entry.file) != entry.sha256:
-                raise ShardError(f"{directory / entry.file}: the checksum is not that of the manifest; {REPLACE}")
+            _open_shard(directory / entry.file, entry, manifest, verify=True)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
 class ShardReader:
-    """Random access to the samples of one split by their stored index; opens a shard when it is first touched."""
+    """Random access to the samples of one split by their stored index; opens a shard when it is first touched.
 
-    def __init__(self, directory: Path, manifest: Manifest, split: Split) -> None:
+    With `verify`, it also reads the shard in full then, once, and compares its checksum. A shard that was bad at a
+    touch stays so: `bad` has the message of each by its number.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, split: Split, *, verify: bool = False) -> None:
+        self.bad: dict[int, str] = {}
         self._directory, self._manifest = directory, manifest
         self._files = manifest.files(split)
+        self._unverified = set(range(len(self._files))) if verify else set()
         if not self._files:
             raise ShardError(f"{directory}: there are no {split} samples in these shards; {REMAKE}")
         self._starts = np.cumsum([0, *(entry.samples for entry in self._files)])
@@ -177,53 +187,96 @@ class ShardReader:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def shards(self) -> int:
+        """How many shards there are that hold samples."""
+        return sum(entry.samples > 0 for entry in self._files)
+
     def read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-        """Return copies of the codes (n, sample_bytes) and the labels (n,) of any stored indices (n,) in any order."""
-        codes = np.empty((len(indices), self._manifest.sample_bytes), np.uint8)
+        """Return copies of the codes (n, sample_bytes) and the labels (n,) of any stored indices (n,) in any order.
+
+        Raises ShardError if one of them lies in a shard that is missing or damaged.
+        """
+        codes = np.empty(len(indices), self._manifest.sample_type)
         labels = np.empty(len(indices), np.uint16)
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        shards = self._shards_of(indices)
+        rows, order = indices - self._starts[shards], np.argsort(shards)
+        counts = np.bincount(shards)
+        numbers = np.flatnonzero(counts)
+        ends = np.cumsum(counts[numbers])  # of each shard's part of `order`
+        for number, start, end in zip(numbers.tolist(), ends - counts[numbers], ends, strict=True):
+            here = order[start:end]
+            codes[here], labels[here] = self._shard(number).read(rows[here])
+        return codes.view(np.uint8).reshape(-1, self._manifest.sample_bytes), labels
+
+    def is_bad(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the stored indices (n,) lie in bad shards; touches all shards that they lie in."""
+        shards = self._shards_of(indices)
         for number in np.unique(shards):
-            here = np.flatnonzero(shards == number)
-            codes[here], labels[here] = self._shard(int(number)).read(indices[here] - self._starts[number])
-        return codes, labels
+            with suppress(ShardError):
+                self._shard(int(number))
+        return np.isin(shards, list(self.bad))
+
+    def _shards_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._starts, indices, side="right") - 1
 
     def _open(self, number: int) -> "_OpenShard":
+        if number in self.bad:
+            raise ShardError(self.bad[number])
         entry = self._files[number]
-        return _open_shard(self._directory / entry.file, entry, self._manifest)
+        try:
+            shard = _open_shard(self._directory / entry.file, entry, self._manifest, verify=number in self._unverified)
+        except ShardError as error:
+            self.bad[number] = str(error)
+            raise
+        self._unverified.discard(number)
+        return shard
 
 
 class _OpenShard(NamedTuple):
-    """A memory map of one tar, as all its windows of one sample's length, and where in it each record begins."""
+    """The labels of one tar, its memory map, and where in that each record of codes begins."""
 
     record_rows: int
-    codes: NDArray[np.uint8]  # (bytes of the file - sample_bytes + 1, sample_bytes), a view
-    codes_offsets: NDArray[np.int64]  # (records,)
-    labels: NDArray[np.uint8]  # (bytes of the file - 1, 2), a view
-    labels_offsets: NDArray[np.int64]
+    labels: NDArray[np.uint16]  # (samples,)
+    codes: NDArray[np.void]  # what would be a sample, were it to begin at this byte of the file
+    offsets: NDArray[np.int64]  # (records,)
 
-    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.void], NDArray[np.uint16]]:
         record, row = np.divmod(rows, self.record_rows)
-        codes = self.codes[self.codes_offsets[record] + row * self.codes.shape[1]]
-        labels = self.labels[self.labels_offsets[record] + row * self.labels.shape[1]]
-        return codes, labels.view("<u2")[:, 0]
+        return self.codes[self.offsets[record] + row * self.codes.itemsize], self.labels[rows]
 
 
-def _open_shard(path: Path, entry: ShardFile, manifest: Manifest) -> _OpenShard:
-    """Check the whole layout of a shard, reading its headers alone, and map it into memory."""
+def _open_shard(path: Path, entry: ShardFile, manifest: Manifest, *, verify: bool) -> _OpenShard:
+    """Check the whole layout of a shard, reading its headers and labels alone unless `verify`; map it into memory."""
     try:
         with path.open("rb") as file:
             if (size := os.fstat(file.fileno()).st_size) != entry.bytes:
                 raise _DamagedError(f"the file has {size} bytes, not the {entry.bytes} of the manifest")
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 pairs = zip_longest(tar.getmembers(), _layout(entry.samples, manifest))
-                offsets = np.array([_data_offset(file, member, expected) for member, expected in pairs])
+                offsets = np.array([_data_offset(file, member, expected) for member, expected in pairs], np.int64)
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        record, row = np.divmod(np.arange(entry.samples), manifest.record_rows)
+        labels = _at_each_byte(data, np.dtype("<u2"))[offsets[::2][record] + 2 * row]
+        if (label := labels.max(initial=0)) >= len(manifest.classes):
+            # Further on, a GPU would fail on it without a word of where it came from.
+            raise _DamagedError(f"it has the label {label}, but there are {len(manifest.classes)} classes")
+        if verify and sha256(path) != entry.sha256:
+            raise ShardError(f"{path}: the checksum is not that of the manifest; {REPLACE}")
     except FileNotFoundError:
         raise ShardError(f"{path}: the file is missing; {REPLACE}") from None
+    except OSError as error:
+        raise ShardError(
+            f"{path}: the file cannot be read ({error.strerror}); make it readable, or {REPLACE}"
+        ) from None
     except (tarfile.TarError, _DamagedError) as error:
         raise ShardError(f"{path}: the file is damaged ({error}); {REPLACE}") from None
-    data = np.asarray(np.memmap(path, np.uint8, mode="r"))
-    codes, labels = (sliding_window_view(data, length) for length in (manifest.sample_bytes, 2))
-    return _OpenShard(manifest.record_rows, codes, offsets[1::2], labels, offsets[::2])
+    return _OpenShard(manifest.record_rows, labels, _at_each_byte(data, manifest.sample_type), offsets[1::2])
+
+
+def _at_each_byte(data: NDArray[np.uint8], dtype: np.dtype[Number]) -> NDArray[Number]:
+    """Return a view of bytes (n,) that has, for each byte, the item that begins there, (n - size + 1,)."""
+    return np.ndarray((len(data) - dtype.itemsize + 1,), dtype, data, strides=(1,))
 
 
 class _Entry(NamedTuple):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from elm_dist.tokenizers.build import Tokenizer
 
+SSIM_WINDOW = 11  # pixels per side
+
 
 @dataclass(frozen=True)
 class ReconstructionScore:
@@ -37,10 +39,34 @@ def measure_reconstruction(tokenizer: Tokenizer, batches: Iterable[Tensor], mean
         errors.append(_squared_errors(reconstruction, images))
         mean_errors.append(_squared_errors(mean_image, images))
     error, mean_error = torch.cat(errors), torch.cat(mean_errors)
-    psnr = -10 * error.clamp_min(1e-10).log10()  # an exact image counts as 100 dB rather than infinitely many
     return ReconstructionScore(
-        psnr_db=psnr.mean().item(), mean_image_ratio=(mean_error.mean() / error.mean()).item(), images=len(error)
+        psnr_db=_decibels(error).mean().item(),
+        mean_image_ratio=(mean_error.mean() / error.mean()).item(),
+        images=len(error),
     )
+
+
+def measure_psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Return each image's peak signal-to-noise ratio in dB, (batch,), for images (batch, 3, S, S) in [0, 1]."""
+    return _decibels(_squared_errors(reconstruction, images))
+
+
+def measure_ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Return each image's structural similarity, (batch,), 1 for equal images (batch, 3, S, S) in [0, 1].
+
+    As in Wang et al. 2004: a Gaussian window of 11 x 11 pixels, sigma 1.5, wherever all of it lies in the image;
+    averaged over these places and the channels.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # takes a second to import
+
+    _, windows = ssim(reconstruction, images, data_range=1.0, reduction="none", return_full_image=True)
+    assert isinstance(windows, Tensor)
+    border = SSIM_WINDOW // 2  # there it looks at mirrored pixels, too
+    return windows[..., border:-border, border:-border].flatten(1).mean(dim=1)
+
+
+def _decibels(squared_errors: Tensor) -> Tensor:
+    return -10 * squared_errors.clamp_min(1e-10).log10()  # an exact image counts as 100 dB, not as infinitely many
 
 
 def _squared_errors(reconstruction: Tensor, images: Tensor) -> Tensor:

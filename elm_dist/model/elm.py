@@ -6,7 +6,7 @@ Read next: `embedding.py`, `block.py`, `head.py`, in the order in which an image
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from elm_dist.model.attention import KeyValueCache
 from elm_dist.model.block import Block
 from elm_dist.model.embedding import Embedding
 from elm_dist.model.head import Head
+from elm_dist.model.kernels import PLAIN, Kernels
 from elm_dist.randomness import derive_seed
 
 
@@ -37,24 +38,28 @@ def code_shape(model: ModelConfig, grid: int) -> CodeShape:
     return CodeShape(grid**2, model.subtokens, model.subtoken_bits)
 
 
-def layer_specs(model: ModelConfig, grid: int, checkpoint_every_blocks: int = 0) -> list[LayerSpec]:
+def layer_specs(
+    model: ModelConfig, grid: int, checkpoint_every_blocks: int = 0, kernels: Kernels = PLAIN
+) -> list[LayerSpec]:
     """Return the model's layers in order: the embedding, the blocks, the head.
 
     Every `checkpoint_every_blocks`-th block recomputes its activations in the backward pass (0: none does).
+    `kernels` compute them: `choose_kernels` finds the fastest, the default is what works everywhere.
     """
     shape = code_shape(model, grid)
     every = checkpoint_every_blocks
+    common = {"model": model, "kernels": kernels}
     return [
         LayerSpec("embedding", Embedding, {"model": model, "code_shape": shape}),
         *(
             LayerSpec(
                 f"block_{index}",
                 Block,
-                {"model": model, "grid": grid, "index": index, "recompute": every > 0 and index % every == 0},
+                common | {"grid": grid, "index": index, "recompute": every > 0 and index % every == 0},
             )
             for index in range(model.num_layers)
         ),
-        LayerSpec("head", Head, {"model": model, "code_shape": shape}),
+        LayerSpec("head", Head, common | {"code_shape": shape}),
     ]
 
 
@@ -81,11 +86,21 @@ def initialize(named_parameters: Iterable[tuple[str, nn.Parameter]], seed: int) 
             parameter.copy_(torch.empty(parameter.shape).normal_(0, 0.02, generator=generator))
 
 
-class Decoder:
-    """Runs consecutive layers of the model one position at a time, with a cache of keys and values per block.
+class DecoderStep(Protocol):
+    """Gives the logits (rows, 1, subtokens, vocabulary) at the last position of `x`, on one process or on many.
 
-    The first layer of a whole model takes labels (batch,) at position 0 and sub-tokens (batch, 1, subtokens) after it;
-    a later pipeline stage takes the stream (batch, 1, hidden_size) of the stage before.
+    `x` is labels (rows,) at position 0, or sub-tokens (rows, length, subtokens) for the positions from `position` on.
+    Its rows are those of the batch from `row` on, and the positions of each row come in order.
+    """
+
+    def __call__(self, x: Tensor, position: int, row: int = 0) -> Tensor: ...
+
+
+class Decoder:
+    """Runs consecutive layers of the model over new positions alone, with a cache of keys and values per block.
+
+    The first layer of a whole model takes what `DecoderStep` says; a later pipeline stage takes the stream
+    (rows, length, hidden_size) of the stage before.
     """
 
     def __init__(self, layers: Iterable[nn.Module], batch: int) -> None:
@@ -94,15 +109,18 @@ class Decoder:
         self.caches: dict[int, KeyValueCache] = {}
 
     @torch.inference_mode()
-    def step(self, x: Tensor, position: int) -> Tensor:
-        """Return the last layer's output at `position`; positions come in order from 0."""
+    def step(self, x: Tensor, position: int, row: int = 0) -> Tensor:
+        """Return the logits at the last position of `x`, or the stream at all of them where the head is elsewhere.
+
+        Many positions at once (a prefill) cost one pass and leave the cache as so many steps would.
+        """
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Embedding):
                 x = layer.embed_classes(x) if position == 0 else layer.embed_codes(x)
             elif isinstance(layer, Block):
-                x = layer.step(x, position, self._cache(index, layer, x))
+                x = layer.step(x, position, self._cache(index, layer, x).rows(row, len(x)))
             else:
-                x = layer(x)
+                x = layer(x[:, -1:])
         return x
 
     def _cache(self, index: int, block: Block, x: Tensor) -> KeyValueCache:

@@ -7,15 +7,16 @@ from torch import Tensor, nn
 from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import ModelConfig
+from elm_dist.model.kernels import Kernels
 from elm_dist.model.layers import RMSNorm
 
 
 class Head(nn.Module):
     """The final norm and `subtokens` parallel heads, independent of each other given the stream (paper section 3.5)."""
 
-    def __init__(self, model: ModelConfig, code_shape: CodeShape) -> None:
+    def __init__(self, model: ModelConfig, code_shape: CodeShape, kernels: Kernels) -> None:
         super().__init__()
-        self.norm = RMSNorm(model.hidden_size)
+        self.norm = RMSNorm(model.hidden_size, kernels.norm)
         self.outputs = nn.ModuleList(
             nn.Linear(model.hidden_size, code_shape.vocabulary, bias=False) for _ in range(code_shape.subtokens)
         )

@@ -3,7 +3,7 @@
 Knows nothing of processes: whoever runs a micro-batch says which one it is, with `micro_batch_seed`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -48,16 +48,34 @@ class Dropout(nn.Module):
         return x * keep / (1 - self.share)
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm with a learned weight, computed in fp32 whatever the model's precision."""
+def torch_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return F.rms_norm(x.float(), weight.shape, weight.float(), epsilon).to(x.dtype)
 
-    def __init__(self, size: int, epsilon: float = 1e-5) -> None:
+
+def apex_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """NVIDIA apex's fused kernel, on a GPU; it computes in fp32 inside."""
+    from apex.normalization.fused_layer_norm import fused_rms_norm_affine
+
+    return fused_rms_norm_affine(x, weight, weight.shape, eps=epsilon)
+
+
+RMS_NORM: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"torch": torch_rms_norm, "apex": apex_rms_norm}
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned weight, computed in fp32 whatever the model's precision.
+
+    `kernel`, one of `RMS_NORM`, computes it.
+    """
+
+    def __init__(self, size: int, kernel: str = "torch", epsilon: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+        self.normalize = RMS_NORM[kernel]
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.epsilon).to(x.dtype)
+        return self.normalize(x, self.weight, self.epsilon)
 
 
 class SwiGLU(nn.Module):

@@ -11,12 +11,20 @@ IMAGES_PER_SECOND = "speed/images_per_second"
 STEP_SECONDS = "speed/step_seconds"
 MFU_PERCENT = "speed/mfu_percent"  # of the device's dense bf16 peak; absent where that is not known
 DATA_WAIT_PERCENT = "speed/data_wait_percent"  # of the step that the main process waited for its shards
+BUBBLE_PERCENT = "speed/pipeline_bubble_percent"  # of the last step that a pipeline's ranks waited for each other
 MEMORY_GIB = "memory/peak_gib"  # of the main process's device
+BAD_SHARDS = "data/bad_shards"  # that the main process came across since it started, as is the next
+REPLACED_SAMPLES = "data/replaced_samples"  # read in place of those in bad shards, by the main process alone
 SAMPLES_SEEN = "progress/samples_seen"
 ETA_HOURS = "progress/eta_hours"
 SAMPLE_GRID = "samples/grid"
 VALIDATION_LOSS = "validation/loss"
 VALIDATION_BITS_PER_CODE_BIT = "validation/bits_per_code_bit"
+
+
+def stage_memory(stage: int) -> str:
+    """Return the name of the largest use of memory of any process of a pipeline's stage."""
+    return f"{MEMORY_GIB}_stage_{stage}"
 
 
 def bits_per_code_bit(loss: float, subtoken_bits: int) -> float:

@@ -139,6 +139,7 @@ _FIELDS = (
     (names.IMAGES_PER_SECOND, "", "{:,.0f}".format, " img/s"),
     (names.MFU_PERCENT, "mfu", "{:.1f}".format, "%"),
     (names.MEMORY_GIB, "", "{:.1f}".format, " GiB"),
+    (names.BUBBLE_PERCENT, "bubble", "{:.1f}".format, "%"),
     (names.DATA_WAIT_PERCENT, "data", "{:.1f}".format, "%"),
     (names.ETA_HOURS, "eta", _duration, ""),
 )

@@ -17,7 +17,13 @@ def derive_deepspeed_config(config: Config, layout: Layout) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # plain SGD is not on DeepSpeed's list; our tests cover it
         "steps_per_print": None,  # our own writers report
     }
+    for what, key in (("optimizer", "offload_optimizer"), ("parameters", "offload_param")):
+        if what in config.parallel.offload:
+            settings["zero_optimization"][key] = {"device": "cpu", "pin_memory": config.parallel.device != "cpu"}
+            settings["zero_force_ds_cpu_optimizer"] = False  # ours steps there, too
     if config.parallel.precision == "bf16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    elif config.parallel.precision == "fp16":
+        settings["fp16"] = {"enabled": True}  # the scale of the loss follows the gradients
     return settings

@@ -1,37 +1,29 @@
-"""Two engines behind one seam: a plain DeepSpeed engine (ZeRO 0 to 3) and DeepSpeed's pipeline engine.
+"""The seam between a training and its processes: what every engine is and does, whatever divides the model.
 
-Both are built from the same layer list, compute the same micro-batches with the same randomness, and give the same
-`StepResult` on every rank; whoever holds an `Engine` need not know which one it is. The only importer of deepspeed.
+An engine computes the same micro-batches with the same randomness on any layout, and gives the same `StepResult` on
+every rank; whoever holds one need not know which it is. `build.py` chooses it; `plain_engine.py` and
+`pipeline_engine.py` are the engines.
 """
 
-import contextlib
-import io
-import itertools
-import logging
 import time
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.pipe import LayerSpec as DeepSpeedLayer
-from deepspeed.pipe import PipelineModule
 from torch import Tensor, nn
 
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import Config
-from elm_dist.model.cost import layer_forward_flops
-from elm_dist.model.elm import ELM, Decoder, LayerSpec, code_shape, initialize, layer_specs
+from elm_dist.errors import TrainingError
+from elm_dist.model.elm import DecoderStep
 from elm_dist.model.head import CodeLoss
-from elm_dist.model.layers import micro_batch_seed
-from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
-from elm_dist.parallel.environment import ProcessEnvironment
-from elm_dist.parallel.layout import Layout, plan_layout
-from elm_dist.parallel.partition import plan_partition
+from elm_dist.monitoring.memory import peak_memory
+from elm_dist.monitoring.stopwatch import Stopwatch
+from elm_dist.parallel.layout import Layout
 from elm_dist.parallel.state import OptimizerState
 from elm_dist.randomness import derive_seed
 
@@ -55,7 +47,9 @@ class StepResult:
     head_losses: tuple[float, ...]  # mean cross-entropy of each head, nats
     head_accuracies: tuple[float, ...]
     grad_norm: float | None  # before clipping; None where DeepSpeed does not compute it (ZeRO 0) and in evaluation
+    is_skipped: bool  # fp16 gradients overflowed: nothing was updated, and the loss scale is lower now
     stop_requested: bool  # by any rank
+    bubble: float | None  # share of the step's time in which ranks of a pipeline waited for each other
     data_seconds: float  # that this rank waited for its data
 
     @property
@@ -76,6 +70,8 @@ class Engine(ABC):
         self.state: OptimizerState
         self._deepspeed: Any
         self._data_seconds = 0.0
+        self._stopwatch: Stopwatch | None = None  # of what a pipeline's rank computes
+        self._batches_seen = 0  # first part's less last part's, summed over micro-batches
 
     @property
     def device(self) -> torch.device:
@@ -97,9 +93,11 @@ class Engine(ABC):
     def train_step(self, step: int, source: BatchSource) -> StepResult:
         """Compute the global batch of `step` and update the weights."""
         self._begin()
+        skipped = self._deepspeed.skipped_steps
         self._train(step, self._timed(step, source))
+        is_skipped = self._deepspeed.skipped_steps > skipped
         norm = self._deepspeed.get_global_grad_norm()
-        return self._collect(None if norm is None else float(norm))
+        return self._collect(None if norm is None or is_skipped else float(norm), is_skipped)
 
     def evaluate(self, steps: int, source: BatchSource) -> StepResult:
         """Measure the loss, without dropout, over the first `steps` global batches of `source`."""
@@ -107,6 +105,13 @@ class Engine(ABC):
         for step in range(steps):
             self._evaluate(self._timed(step, source))
         return self._collect(None)
+
+    def peak_memory(self) -> list[float]:
+        """Return the largest use of memory so far of any rank of each stage, bytes; the same on every rank."""
+        peaks = torch.zeros(self.layout.stages, dtype=torch.float64, device=self.device)
+        peaks[self.layout.stage] = peak_memory(self.device)
+        dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
+        return peaks.tolist()
 
     def barrier(self) -> None:
         dist.barrier()
@@ -122,7 +127,7 @@ class Engine(ABC):
         """Yield this rank's parameters by their canonical names."""
 
     @abstractmethod
-    def build_decoder(self, batch: int) -> Callable[[Tensor, int], Tensor]:
+    def build_decoder(self, batch: int) -> DecoderStep:
         """Return a function that gives the logits of one position after the other, on every rank of this replica."""
 
     @abstractmethod
@@ -133,173 +138,51 @@ class Engine(ABC):
 
     def _begin(self) -> None:
         self.loss.reset()
-        self._data_seconds = 0.0
+        self._data_seconds, self._batches_seen = 0.0, 0
+        if self._stopwatch:
+            self._stopwatch.reset()
 
     def _timed(self, step: int, source: BatchSource) -> Iterator[MicroBatch]:
-        """Yield this replica's micro-batches of `step` as they are asked for; stages in the middle never ask."""
+        """Yield this replica's micro-batches of `step` as they are asked for; stages in the middle never ask.
+
+        The first stage embeds the codes and the last compares with them: a checksum tells whether they are the same.
+        """
+        sign = self.layout.has_first_part - self.layout.has_last_part
         for index in self.layout.micro_batches:
             begin = time.perf_counter()
             batch = source(step, index)
             self._data_seconds += time.perf_counter() - begin
+            if sign:
+                self._batches_seen += sign * _checksum(batch, index)
             yield batch
 
     def _dropout_seeds(self, step: int) -> list[int]:
         return [derive_seed(self.seed, "micro-batch", step, index) for index in self.layout.micro_batches]
 
-    def _collect(self, grad_norm: float | None) -> StepResult:
-        """Add up what the last stages counted; the stop flag travels with it, so agreeing costs nothing more."""
-        totals = torch.cat([self.loss.sums.to(self.device), torch.tensor([float(self.stop)], device=self.device)])
+    def _collect(self, grad_norm: float | None, is_skipped: bool = False) -> StepResult:
+        """Add up what the ranks counted, in one message; raises TrainingError where stages read different batches."""
+        busy, elapsed = self._stopwatch.read() if self._stopwatch else (0.0, 0.0)
+        here = [float(self.stop), float(self._batches_seen), busy, elapsed]
+        totals = torch.cat([self.loss.sums.to(self.device), self.loss.sums.new_tensor(here).to(self.device)])
         dist.all_reduce(totals)
-        *sums, count, stops = totals.tolist()
+        *sums, count, stops, batches_seen, busy, elapsed = totals.tolist()
+        if batches_seen:
+            raise TrainingError(
+                "the first and the last pipeline stage read different batches; see that data.shards holds the same "
+                "files on every node"
+            )
         heads = self.shape.subtokens
         losses, correct = sums[:heads], sums[heads:]
         return StepResult(
-            tuple(loss / count for loss in losses),
-            tuple(c / count for c in correct),
-            grad_norm,
-            stops > 0,
-            self._data_seconds,
+            head_losses=tuple(loss / count for loss in losses),
+            head_accuracies=tuple(c / count for c in correct),
+            grad_norm=grad_norm,
+            is_skipped=is_skipped,
+            stop_requested=stops > 0,
+            bubble=1 - busy / elapsed if elapsed else None,
+            data_seconds=self._data_seconds,
         )
 
 
-class PlainEngine(Engine):
-    """The whole model on every rank, its optimizer state (and more) divided by ZeRO."""
-
-    def __init__(self, config: Config, layout: Layout, specs: Sequence[LayerSpec], loss: CodeLoss, build: Any) -> None:
-        super().__init__(config, layout, loss)
-        self.model = ELM(specs)
-        initialize(self.model.named_parameters(), config.run.seed)
-        self._deepspeed = _initialize(self.model, build(self.model.named_parameters()), config, layout)
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self.model.named_parameters()
-
-    def build_decoder(self, batch: int) -> Callable[[Tensor, int], Tensor]:
-        self.model.eval()
-        return Decoder(self.model, batch).step
-
-    def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
-        self._deepspeed.train()
-        for batch, seed in zip(batches, self._dropout_seeds(step), strict=True):
-            with micro_batch_seed(seed):
-                self._deepspeed.backward(self._forward(batch))
-            self._deepspeed.step()
-
-    def _evaluate(self, batches: Iterator[MicroBatch]) -> None:
-        self._deepspeed.eval()
-        with torch.no_grad():
-            for batch in batches:
-                self._forward(batch)
-
-    def _forward(self, batch: MicroBatch) -> Tensor:
-        codes, labels = batch.codes.to(self.device), batch.labels.to(self.device)
-        return self.loss(self._deepspeed((codes, labels)), codes)
-
-
-class PipelineEngine(Engine):
-    """One stage of the model on every rank, scheduled by DeepSpeed (1F1B)."""
-
-    def __init__(self, config: Config, layout: Layout, specs: Sequence[LayerSpec], loss: CodeLoss, build: Any) -> None:
-        super().__init__(config, layout, loss)
-        costs = layer_forward_flops(config.model, config.tokenizer.grid)
-        with contextlib.redirect_stdout(io.StringIO()):  # PipelineModule prints its seeds, which we do not use
-            self.stage = _Stage(specs, plan_partition(costs, layout.stages), layout.stages, loss)
-        self._specs = specs
-        initialize(self.named_parameters(), config.run.seed)
-        self._deepspeed = _initialize(self.stage, build(self.named_parameters()), config, layout)
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.stage.named_parameters():
-            index, _, rest = name.partition(".")
-            yield f"{self._specs[int(index)].name}.{rest}", parameter
-
-    def build_decoder(self, batch: int) -> Callable[[Tensor, int], Tensor]:
-        self.stage.eval()
-        decoder = Decoder(self.stage.forward_funcs, batch)
-        dtype = next(self.stage.parameters()).dtype
-        layout, shape = self.layout, self.shape
-        ranks = [layout.rank_of_stage(stage) for stage in range(layout.stages)]
-        group = self.stage._grid.pp_proc_group
-
-        def step(x: Tensor, position: int) -> Tensor:
-            """Hand the stream from stage to stage, then the logits to all of them."""
-            if not layout.is_first_stage:
-                x = torch.empty((batch, 1, self.hidden_size), dtype=dtype, device=self.device)
-                dist.recv(x, ranks[layout.stage - 1])
-            x = decoder.step(x, position)
-            if not layout.is_last_stage:
-                dist.send(x, ranks[layout.stage + 1])
-                x = torch.empty((batch, 1, shape.subtokens, shape.vocabulary), dtype=dtype, device=self.device)
-            dist.broadcast(x, ranks[-1], group=group)
-            return x
-
-        return step
-
-    def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
-        self.stage.seeds = iter(self._dropout_seeds(step))
-        self._deepspeed.train_batch(_pairs(batches))
-
-    def _evaluate(self, batches: Iterator[MicroBatch]) -> None:
-        self.stage.seeds = itertools.repeat(0)
-        self._deepspeed.eval_batch(_pairs(batches))
-
-
-class _Stage(PipelineModule):
-    """The layers of one stage; tells dropout which micro-batch passes, as 1F1B forwards them in order."""
-
-    seeds: Iterator[int]
-
-    def __init__(self, specs: Sequence[LayerSpec], boundaries: list[int], stages: int, loss: CodeLoss) -> None:
-        self._boundaries = boundaries
-        layers = [DeepSpeedLayer(spec.module, **spec.kwargs) for spec in specs]
-        super().__init__(layers, num_stages=stages, loss_fn=loss)
-
-    def _partition_layers(self, method: str) -> None:
-        """Divide by our own count of the work: DeepSpeed's 'parameters' counts the embedding, which costs none."""
-        self.parts = self._boundaries
-        self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
-
-    def forward(self, x: Any) -> Tensor:
-        with micro_batch_seed(next(self.seeds)):
-            return super().forward(x)
-
-
-def connect(config: Config, environment: ProcessEnvironment) -> None:
-    """Join the other processes of the run (NCCL between GPUs, gloo between CPUs)."""
-    environment.export()
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if deepspeed.get_accelerator().device_name() == "cpu":
-        # Compiled at every start otherwise, and used by inference alone.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(timeout=timedelta(minutes=config.parallel.timeout_minutes), verbose=False)
-
-
-def disconnect() -> None:
-    """Leave the other processes, so that the launcher sees a clean end."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def build_engine(
-    config: Config,
-    environment: ProcessEnvironment,
-    build_optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer],
-) -> Engine:
-    """Build the engine that `config.parallel` asks for; every rank calls this after `connect`."""
-    layout = plan_layout(config, environment.world_size, environment.rank)
-    grid = config.tokenizer.grid
-    specs = layer_specs(config.model, grid, config.parallel.checkpoint_every_blocks)
-    kind = PipelineEngine if layout.stages > 1 else PlainEngine
-    return kind(config, layout, specs, CodeLoss(code_shape(config.model, grid)), build_optimizer)
-
-
-def _initialize(model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, layout: Layout) -> Any:
-    settings = derive_deepspeed_config(config, layout)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return engine
-
-
-def _pairs(batches: Iterator[MicroBatch]) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
-    """Yield (inputs, targets) as DeepSpeed's pipeline wants them."""
-    for batch in batches:
-        yield (batch.codes, batch.labels), batch.codes
+def _checksum(batch: MicroBatch, index: int) -> int:
+    return zlib.crc32(batch.codes.numpy().tobytes() + batch.labels.numpy().tobytes(), index)

@@ -1,4 +1,4 @@
-"""Reads and writes whole tensors of a run, one by one, whatever ZeRO made of them.
+"""The tensors of a run by name, whole or this rank's piece of them, whatever ZeRO made of them.
 
 A parameter has several: its fp32 master weight ("weights") and the optimizer's entries of its shape ("exp_avg",
 "exp_avg_sq", "ema"). DeepSpeed keeps them in flat partitions; here they have their canonical names and shapes again.
@@ -65,34 +65,49 @@ class OptimizerState:
             return parameter.get_full_hp_param(key)
         return (parameter if key is None else self._optimizer.state[parameter][key]).detach().clone()
 
-    @torch.no_grad()
-    def scatter(self, kind: str, name: str, value: Tensor) -> None:
-        """Lay one whole tensor over this rank's part of it."""
+    def is_replicated(self, name: str) -> bool:
+        """Return whether every replica holds all of a tensor, its optimizer entries too (ZeRO 0)."""
+        parameter = self._parameters[name]
+        return not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping")
+
+    def piece(self, kind: str, name: str) -> tuple[int, Tensor] | None:
+        """Return what this rank holds of a flattened tensor: its first element's index, and the values, not a copy."""
         parameter: Any = self._parameters[name]  # DeepSpeed hangs its own members on it
         key = None if kind == WEIGHTS else kind
-        value = value.to(parameter.device)
+        if self.is_replicated(name):
+            values = parameter if key is None else self._optimizer.state[parameter][key]
+            return 0, values.detach().view(-1)
         if hasattr(parameter, "ds_id"):
-            self._scatter_zero3(parameter, value, key)
-            return
-        if hasattr(parameter, "_hp_mapping"):
-            parameter.set_full_hp_param(value, key)
-        elif key is not None:
-            self._optimizer.state[parameter][key].copy_(value)
-        if key is None:
-            parameter.copy_(value)  # the copy that computes, in the run's precision
+            optimizer = parameter._z3_optimizer
+            padded, _ = optimizer._get_fp32_opt_state_partition(parameter, True, key)
+            start = len(padded) * optimizer._get_param_partition_rank(parameter)
+            length = min(len(padded), parameter.ds_numel - start)  # the last parts are padded, or all padding
+            return (start, padded[:length]) if length > 0 else None
+        mapping = parameter._hp_mapping
+        return None if mapping is None else (mapping.lp_fragment_address.start, mapping.get_hp_fragment(key))
+
+    @torch.no_grad()
+    def scatter(self, kind: str, name: str, read: Callable[[int, int], Tensor]) -> None:
+        """Fill what this rank holds of a tensor with `read(start, stop)`, elements of it flattened.
+
+        More than that is read where this rank computes with all of a weight.
+        """
+        piece = self.piece(kind, name)
+        if piece is not None:
+            start, values = piece
+            values.copy_(read(start, start + len(values)))
+        if kind == WEIGHTS and not self.is_replicated(name):
+            self._refresh(self._parameters[name], piece, read)
 
     def shape(self, name: str) -> torch.Size:
         parameter = self._parameters[name]
         return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
     @staticmethod
-    def _scatter_zero3(parameter: Any, value: Tensor, key: str | None) -> None:
-        """DeepSpeed's own setter fails where the parameter does not divide evenly: the last part is padded."""
-        part = parameter.ds_tensor.ds_numel
-        rank = parameter._z3_optimizer._get_param_partition_rank(parameter)
-        padded = value.new_zeros(part * (rank + 1))
-        padded[: value.numel()] = value.flatten()[: padded.numel()]
-        mine = padded[part * rank :]
-        parameter._z3_optimizer.set_local_hp_param(mine, parameter, key)
-        if key is None:
-            parameter.ds_tensor.copy_(mine)
+    def _refresh(parameter: Any, piece: tuple[int, Tensor] | None, read: Callable[[int, int], Tensor]) -> None:
+        """Lay the weights over the copy that computes, in the run's precision: ZeRO 3 divides it, 1 and 2 do not."""
+        if not hasattr(parameter, "ds_id"):
+            parameter.view(-1).copy_(read(0, parameter.numel()))
+        elif piece is not None:
+            values = piece[1]
+            parameter.ds_tensor[: len(values)].copy_(values)

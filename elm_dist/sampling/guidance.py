@@ -14,6 +14,10 @@ SCHEDULES: dict[str, Callable[[float, int, int], float]] = {
 }
 
 
-def guidance_scales(schedule: str, scale: float, steps: int) -> list[float]:
-    """Return the guidance of each of `steps` steps; 1 is none, `scale` is what the schedules grow to."""
-    return [SCHEDULES[schedule](scale, step, steps) for step in range(steps)]
+def guidance_scales(schedule: str, scale: float, steps: int, interval: tuple[float, float] = (0.0, 1.0)) -> list[float]:
+    """Return the guidance of each of `steps` steps; 1 is none, `scale` is what the schedules grow to.
+
+    Guidance is on from one share of the steps to another, the second excluded; the schedule does not move with it.
+    """
+    first, end = (round(share * steps) for share in interval)
+    return [SCHEDULES[schedule](scale, step, steps) if first <= step < end else 1.0 for step in range(steps)]

@@ -1,126 +1,140 @@
-"""Samples a finished or running run from its folder: images of the asked classes, as files and as one grid."""
+"""Samples a finished or running run from its folder, on any number of processes that come and go.
 
+The processes meet in the folder of the images alone: each draws its share of the batches, and the main one, when all
+images are there, makes of them a grid and a file for scores. Read next: `requests.py`, `settings.py`, `collect.py`.
+"""
+
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.progress import Progress
+from torch import Tensor
 
-from elm_dist.checkpoint.store import CHECKPOINTS, newest_good
+from elm_dist.checkpoint.model import load_model
+from elm_dist.checkpoint.store import Checkpoint
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer
 from elm_dist.config import Config
-from elm_dist.config_file import load_config
-from elm_dist.devices import choose_device
-from elm_dist.errors import CheckpointError, ConfigError
-from elm_dist.model.elm import ELM, Decoder, code_shape, layer_specs
-from elm_dist.randomness import derive_seed
+from elm_dist.devices import own_device
+from elm_dist.errors import ConfigError
+from elm_dist.model.elm import ELM, Decoder, code_shape
+from elm_dist.model.int8 import quantize_blocks
+from elm_dist.monitoring.speedometer import Speedometer
+from elm_dist.parallel.environment import process_environment
+from elm_dist.sampling.collect import wait_for_images, write_grid, write_npz
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
-from elm_dist.sampling.images import enlarge, image_grid, save_png
-from elm_dist.tokenizers.build import Tokenizer
+from elm_dist.sampling.images import save_png
+from elm_dist.sampling.presets import load_config_to_sample
+from elm_dist.sampling.requests import ImageRequest, list_batches, list_requests
+from elm_dist.sampling.settings import claim_folder
 
-
-@dataclass(frozen=True)
-class ImageRequest:
-    """One image to draw: number `index` of class `label`."""
-
-    label: int
-    index: int
-
-    def seed(self, seed: int) -> int:
-        """Return what decides the image, whatever else is drawn with it."""
-        return derive_seed(seed, "image", self.label, self.index)
-
-    @property
-    def path(self) -> Path:
-        return Path(f"class_{self.label:04d}") / f"{self.index:05d}.png"
+UNDECODED = 2  # batches of codes that wait for the decoder, before generation waits for it
 
 
 def sample_run(
-    run_directory: Path,
+    run: Path,
     out: Path,
     *,
     classes: list[int] | None = None,
     per_class: int = 1,
     seed: int = 0,
     batch_size: int = 32,
+    preset: str | None = None,
+    step: int | None = None,
+    npz: bool = False,
     overrides: list[str] | None = None,
-) -> Path:
-    """Draw `per_class` images of each class into `out`/class_0000/00000.png and on; return the path of their grid.
+) -> Path | None:
+    """Draw `per_class` images of each class into `out`/class_0000/00000.png and on.
 
-    Without `classes` all of them are drawn. Raises an ElmError for a class that is not there, a folder that is no run,
-    a run without a checkpoint, or a tokenizer that does not fit.
+    Without `classes` all of them are drawn. Images that are there already are kept. The main process waits for the
+    images of the others and returns the path of a grid, the others return None. Raises an ElmError for a class or a
+    preset that is not there, a folder that is no run, a run without a checkpoint, a tokenizer that does not fit, or an
+    `out` with images of other settings.
     """
-    config = _load_run_config(run_directory, overrides or [])
+    process = process_environment()
+    config = load_config_to_sample(run, preset, overrides or [])
     labels = _check_classes(classes, config.model.num_classes)
     check_tokenizer_fits(config.tokenizer.directory, config.tokenizer)
-    device = choose_device(config.parallel.device)
-    model = load_model(run_directory, config).to(device)
-    tokenizer = load_tokenizer(config.tokenizer.directory, device)
-    requests = [ImageRequest(label, index) for label in labels for index in range(per_class)]
-    images = []
-    with Progress(transient=True) as progress:
-        task = progress.add_task("sampling", total=-(-len(requests) // batch_size) * config.tokenizer.positions)
-        for begin in range(0, len(requests), batch_size):
-            batch = requests[begin : begin + batch_size]
-            drawn = _draw(model, tokenizer, batch, seed, config, lambda: progress.advance(task))
-            for request, image in zip(batch, drawn, strict=True):
-                save_png(out / request.path, image)
-            images.append(drawn)
-    grid = image_grid(np.concatenate(images), columns=per_class if per_class > 1 else None)
-    save_png(out / "grid.png", enlarge(grid, config.tokenizer.image_size))
-    return out / "grid.png"
-
-
-def load_model(run_directory: Path, config: Config) -> ELM:
-    """Return the whole model of a run in evaluation mode, fp32, with the weights that `sampling.weights` names."""
-    checkpoint = newest_good(run_directory / CHECKPOINTS)
-    if checkpoint is None:
-        raise CheckpointError(
-            f"{run_directory} has no checkpoint yet; train it, and set checkpoint.every to have one sooner"
-        )
-    kind = "ema" if config.sampling.weights == "ema" else "weights"
-    with torch.device("meta"):  # so that no weights are drawn only to be replaced
-        model = ELM(layer_specs(config.model, config.tokenizer.grid))
-    tensors = {name: checkpoint.read(kind, name, tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(tensors, assign=True)
-    return model.eval().requires_grad_(False)
-
-
-def _draw(
-    model: ELM,
-    tokenizer: Tokenizer,
-    requests: list[ImageRequest],
-    seed: int,
-    config: Config,
-    on_position: Callable[[], None],
-) -> NDArray[np.uint8]:
-    """Return the images (batch, size, size, 3) of one batch of requests."""
-    shape = code_shape(config.model, config.tokenizer.grid)
-    labels = torch.tensor([request.label for request in requests], device=next(model.parameters()).device)
-    seeds = [request.seed(seed) for request in requests]
-    codes = generate(
-        lambda batch: Decoder(model, batch).step,
-        shape,
-        labels,
-        seeds,
-        config.model.num_classes,
-        config.sampling,
-        on_position,
+    chosen = "all" if classes is None else ",".join(map(str, labels))
+    checkpoint = claim_folder(
+        out, run, config, step=step, is_main=process.is_main, seed=seed, classes=chosen, per_class=per_class
     )
-    return decode_images(tokenizer, codes, config.model.subtoken_bits)
+    requests = list_requests(labels, per_class)
+    batches = list_batches(requests, batch_size, process.rank, process.world_size)
+    unfinished = [batch for batch in batches if not all((out / request.path).exists() for request in batch)]
+    if unfinished:
+        device = own_device(config.parallel.device, process.local_rank)
+        sampler = Sampler(config, checkpoint, device, seed, out)
+        total, left = (sum(map(len, some)) for some in (batches, unfinished))
+        with Speedometer("sampling", process.rank, process.world_size) as speedometer:
+            sampler.draw(unfinished, lambda drawn: speedometer.show(total - left + drawn, total))
+    if not process.is_main:
+        return None
+    wait_for_images(out, requests)
+    if npz:
+        write_npz(out, requests)
+    return write_grid(out, labels, per_class)
 
 
-def _load_run_config(run_directory: Path, overrides: list[str]) -> Config:
-    path = run_directory / "config.yaml"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{run_directory} is not a run: it has no config.yaml; give the run.directory of a training"
+class Sampler:
+    """Draws batches of images into a folder; the tokenizer decodes one batch while the model draws the next."""
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device, seed: int, out: Path) -> None:
+        self.config, self.device, self.seed, self.out = config, device, seed, out
+        self.model = load_model_to_sample(checkpoint, config).to(device)
+        self.tokenizer = load_tokenizer(config.tokenizer.directory, device)
+
+    def draw(self, batches: list[list[ImageRequest]], progress: Callable[[int], None]) -> None:
+        """Draw and write all images that are missing; `progress` is told after each position how many are drawn."""
+        drawn, positions = 0, self.config.tokenizer.positions  # positions of all images, and of one
+
+        def advance(images: int) -> None:
+            nonlocal drawn
+            drawn += images
+            progress(drawn // positions)
+
+        advance(0)
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1) as decoder:
+            for batch in batches:
+                codes = self._generate(batch, partial(advance, len(batch)))
+                waiting.append(decoder.submit(self._write, batch, codes))
+                if len(waiting) > UNDECODED:
+                    waiting.popleft().result()
+            for writing in waiting:
+                writing.result()
+
+    def _generate(self, batch: list[ImageRequest], on_position: Callable[[], None]) -> Tensor:
+        """Return the sub-tokens of a batch."""
+        config = self.config
+        return generate(
+            lambda size: Decoder(self.model, size).step,
+            code_shape(config.model, config.tokenizer.grid),
+            torch.tensor([request.label for request in batch], device=self.device),
+            [request.seed(self.seed) for request in batch],
+            config.model.num_classes,
+            config.sampling,
+            on_position,
         )
-    return load_config(path, overrides)
+
+    def _write(self, batch: list[ImageRequest], codes: Tensor) -> None:
+        images = decode_images(self.tokenizer, codes, self.config.model.subtoken_bits)
+        for request, image in zip(batch, images, strict=True):
+            if not (self.out / request.path).exists():
+                save_png(self.out / request.path, image)
+
+
+def load_model_to_sample(checkpoint: Checkpoint, config: Config) -> ELM:
+    """Return the whole model with the weights and in the precision that `sampling:` names."""
+    model = load_model(checkpoint, config, config.sampling.weights)
+    if config.sampling.weights_int8:
+        quantize_blocks(model)
+    if config.sampling.precision == "bf16":
+        model.to(torch.bfloat16)
+    return model
 
 
 def _check_classes(classes: list[int] | None, num_classes: int) -> list[int]:
@@ -131,4 +145,4 @@ def _check_classes(classes: list[int] | None, num_classes: int) -> list[int]:
         raise ConfigError(
             f"--classes: there is no class {', '.join(map(str, unknown))}; this run has classes 0 to {num_classes - 1}"
         )
-    return classes
+    return list(dict.fromkeys(classes))

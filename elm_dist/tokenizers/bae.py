@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elm_dist.codes.packing import pack_bits, unpack_bits
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import TokenizerConfig
+from elm_dist.tokenizers.draws import Draws
 from elm_dist.tokenizers.networks import build_decoder, build_encoder
 
 
@@ -35,13 +36,14 @@ class BAE(nn.Module):
         folded = F.pixel_unshuffle(images, self.config.patch_size)
         return torch.sigmoid(self.project(self.encoder(folded)))
 
-    def quantize(self, probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def quantize(self, probabilities: Tensor, draws: Draws | None = None) -> Tensor:
         """Return bits, 0.0 or 1.0, of the shape of `probabilities`, whose gradient passes straight through.
 
-        `generator` feeds the Bernoulli draws, which happen only in training mode.
+        `draws` feed the Bernoulli draws, which happen only in training mode.
         """
         if self.training and self.config.quantization == "bernoulli":
-            threshold = torch.rand(probabilities.shape, generator=generator, device=probabilities.device)
+            assert draws is not None, "bits are drawn in training"
+            threshold = draws.uniform(*probabilities.shape[1:])
         else:
             threshold = torch.tensor(0.5, device=probabilities.device)
         bits = (probabilities > threshold).to(probabilities.dtype)
@@ -52,10 +54,10 @@ class BAE(nn.Module):
         features = torch.einsum("bdhw,dc->bchw", bits, self.embed.weight)
         return F.pixel_shuffle(self.decoder(features), self.config.patch_size)
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
         """Return the reconstruction, not clamped, and the probabilities that its bits came from."""
         probabilities = self.encode(images)
-        return self.decode(self.quantize(probabilities, generator)), probabilities
+        return self.decode(self.quantize(probabilities, draws)), probabilities
 
     @torch.no_grad()
     def image_codes(self, images: Tensor) -> Tensor:

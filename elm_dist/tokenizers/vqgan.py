@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from elm_dist.codes.packing import bits_to_subtokens, pack_bits, subtokens_to_bits, unpack_subtokens
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import TokenizerConfig
+from elm_dist.tokenizers.draws import Draws
 from elm_dist.tokenizers.networks import build_decoder, build_encoder
 
 SEARCHED_TOGETHER = 4096  # positions: 256 MB of distances to 16,384 entries
@@ -65,8 +66,8 @@ class VQGAN(nn.Module):
         pixels = F.pixel_shuffle(self.decoder(self.expand(entries)), self.config.patch_size)
         return (pixels + 1) / 2
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Quantized]:
-        """Return the reconstruction, not clamped, and what it came from; nothing is drawn from `generator`.
+    def forward(self, images: Tensor, draws: Draws | None = None) -> tuple[Tensor, Quantized]:
+        """Return the reconstruction, not clamped, and what it came from; nothing is drawn.
 
         The gradient of the reconstruction passes straight through to the encoder, past the codebook.
         """

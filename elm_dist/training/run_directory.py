@@ -16,7 +16,7 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 
 
-def write_facts(directory: Path, config: Config, layout: str, device: str) -> None:
+def write_facts(directory: Path, config: Config, layout: str, device: str, kernels: str) -> None:
     """Write how this run was configured and what it runs on; a resumed run writes them again."""
     facts = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -24,6 +24,7 @@ def write_facts(directory: Path, config: Config, layout: str, device: str) -> No
         "host": platform.node(),
         "device": device,
         "layout": layout,
+        "kernels": kernels,
         "bit_packing": implementation(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("elm-dist", "torch", "deepspeed", "numpy", "safetensors")},

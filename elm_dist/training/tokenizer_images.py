@@ -12,6 +12,7 @@ from elm_dist.config import Config
 from elm_dist.data.images import ImageFolder, has_split
 from elm_dist.errors import ImageError
 from elm_dist.evaluation.reconstruction import ReconstructionScore, compute_mean_image, measure_reconstruction
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.randomness import generator, uniforms
 from elm_dist.tokenizers.build import Tokenizer
 
@@ -19,15 +20,15 @@ MEAN_IMAGES = 512  # training images that the mean image is computed from
 GRID_IMAGES = 8
 
 
-def load_batches(config: Config, first_step: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield the training images of each step from `first_step` to the last, (batch, 3, S, S) in [0, 1] on `device`.
+def load_batches(config: Config, first_step: int, device: torch.device, replicas: Replicas) -> Iterator[Tensor]:
+    """Yield this process's images of each step from `first_step` to the last, (share, 3, S, S) in [0, 1] on `device`.
 
     Raises ImageError if the folder or an image in it cannot be used.
     """
     training = config.tokenizer_training
     images = ImageFolder(training.images, "train", config.tokenizer.image_size)
     batches = DataLoader(
-        StepImages(images, training.batch_size, config.run.seed),
+        StepImages(images, training.batch_size, replicas.share(training.batch_size), config.run.seed),
         sampler=range(first_step, training.total_steps),
         batch_size=None,  # an item is a batch already
         num_workers=training.loader_workers,
@@ -39,18 +40,18 @@ def load_batches(config: Config, first_step: int, device: torch.device) -> Itera
 
 
 class StepImages(Dataset[NDArray[np.uint8] | ImageError]):
-    """The images of each step, (batch, S, S, 3): shuffled anew in every epoch, half of them mirrored.
+    """The images of `share` in the batch of each step, (share, S, S, 3): shuffled each epoch, half of them mirrored.
 
     A pure function of (seed, step). An unreadable image makes the step its ImageError, which is for the reader to
     raise: a worker process would bury the sentence in its own traceback.
     """
 
-    def __init__(self, images: ImageFolder, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    def __init__(self, images: ImageFolder, batch_size: int, share: range, seed: int) -> None:
+        self.images, self.batch_size, self.share, self.seed = images, batch_size, share, seed
         self._orders: dict[int, NDArray[np.int64]] = {}  # of the epochs that the latest step reads
 
     def __getitem__(self, step: int) -> NDArray[np.uint8] | ImageError:
-        samples = np.arange(step * self.batch_size, (step + 1) * self.batch_size)  # counted through all epochs
+        samples = step * self.batch_size + np.array(self.share)  # counted through all epochs
         epochs, places = (array.tolist() for array in np.divmod(samples, len(self.images)))
         self._orders = {epoch: self._order(epoch) for epoch in set(epochs)}
         mirrored = uniforms(self.seed, "tokenizer flips", samples) < 0.5

@@ -21,6 +21,7 @@ from elm_dist.checkpoint.tokenizer import architecture, describe_differences, re
 from elm_dist.config import Config
 from elm_dist.errors import TokenizerError
 from elm_dist.files import replace_text
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.randomness import derive_seed
 from elm_dist.tokenizers.build import Tokenizer, build_tokenizer
 from elm_dist.tokenizers.discriminator import PatchDiscriminator
@@ -49,7 +50,7 @@ class TokenizerState:
     seconds: float = 0.0  # of updates, over all runs that took part
 
 
-def build_state(config: Config, device: torch.device) -> TokenizerState:
+def build_state(config: Config, device: torch.device, replicas: Replicas) -> TokenizerState:
     """Return the state before the first update; its weights follow from the seed alone.
 
     Raises TokenizerError if the weights of the perceptual loss are not there.
@@ -58,7 +59,8 @@ def build_state(config: Config, device: torch.device) -> TokenizerState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, "tokenizer weights"))
         tokenizer = build_tokenizer(config.tokenizer).to(device)
-        discriminator = PatchDiscriminator().to(device) if config.tokenizer_training.adversarial_weight else None
+        is_judged = config.tokenizer_training.adversarial_weight > 0
+        discriminator = PatchDiscriminator(replicas.average).to(device) if is_judged else None
     return TokenizerState(
         tokenizer=tokenizer,
         average=deepcopy(tokenizer).eval().requires_grad_(False),

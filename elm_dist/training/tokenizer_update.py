@@ -1,6 +1,6 @@
 """One update of the tokenizer and, once its time has come, of the discriminator. Knows nothing of files and of reports.
 
-Every draw follows from (seed, step).
+Every draw follows from (seed, step, image), and every mean is one over the images of all processes.
 """
 
 import math
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from elm_dist.config import Config
 from elm_dist.errors import TrainingError
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.randomness import derive_seed
 from elm_dist.tokenizers.discriminator import PatchDiscriminator, adaptive_weight, diff_augment, hinge_loss
+from elm_dist.tokenizers.draws import Draws
 from elm_dist.tokenizers.losses import codebook_parts, reconstruction_parts
 from elm_dist.tokenizers.vqgan import VQGAN
 from elm_dist.training.optimizer import scheduled_learning_rate
@@ -20,41 +22,49 @@ from elm_dist.training.tokenizer_codebook import revive_entries
 from elm_dist.training.tokenizer_state import TokenizerState
 
 
-def update(state: TokenizerState, images: Tensor, config: Config) -> dict[str, float]:
-    """Do one update on images (batch, 3, S, S) in [0, 1]; return the "loss" and its named parts.
+def update(state: TokenizerState, images: Tensor, config: Config, replicas: Replicas) -> dict[str, float]:
+    """Do one update on this process's images (share, 3, S, S) in [0, 1]; return the "loss" and its named parts.
 
     Raises TrainingError, before any weight changes, if the loss is not finite.
     """
     began, training = time.monotonic(), config.tokenizer_training
-    draws = torch.Generator(images.device).manual_seed(derive_seed(config.run.seed, "tokenizer bits", state.step))
+    draws = Draws(config.run.seed, state.step, replicas.share(training.batch_size), images.device)
     critic = state.critic if state.step >= training.adversarial_from else None
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.parallel.precision == "bf16"):
         reconstruction, quantized = state.tokenizer(images, draws)
         reconstruction = reconstruction.float()
         parts = reconstruction_parts(reconstruction, images, training, state.perceptual)
         if critic:
-            parts["adversarial"] = _adversarial_part(critic.net, state, reconstruction, _total(parts), config, draws)
+            judged = -_judge_unmoved(critic.net, reconstruction, config, draws).mean()
+            parts["adversarial"] = judged * adaptive_weight(
+                *(_total(parts), judged, state.tokenizer.decoder[-1].get_parameter("weight")),
+                *(training.adversarial_weight, replicas.average),
+            )
         parts |= codebook_parts(quantized, training.commitment_weight)
     loss = _total(parts)
-    if not math.isfinite(loss.item()):
+    if not math.isfinite(replicas.average(loss.detach()).item()):
         raise TrainingError(
             f"step {state.step}: the tokenizer's loss is no longer finite; lower tokenizer_training.learning_rate, now "
             f"{training.learning_rate}, and run again to go on from the last checkpoint"
         )
-    _step(state.optimizer, loss, state.step, config)
+    _step(state.optimizer, loss, state.step, config, replicas)
     with torch.no_grad():
         for average, weight in zip(state.average.parameters(), state.tokenizer.parameters(), strict=True):
             average.lerp_(weight, 1 - training.ema_decay)
     if isinstance(state.tokenizer, VQGAN) and isinstance(state.average, VQGAN):
-        revive_entries([state.tokenizer, state.average], state.unused, quantized, training.revive_after, draws)
+        seed = derive_seed(config.run.seed, "codebook", state.step)
+        pair = [state.tokenizer, state.average]
+        revive_entries(pair, state.unused, quantized, training.revive_after, seed, replicas)
     if critic:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.parallel.precision == "bf16"):
             real, fake = (_judge(critic.net, each, config, draws) for each in (images, reconstruction.detach()))
         parts["discriminator"] = hinge_loss(real, fake)
-        _step(critic.optimizer, parts["discriminator"], state.step, config)
+        _step(critic.optimizer, parts["discriminator"], state.step, config, replicas)
     state.step += 1
     state.seconds += time.monotonic() - began
-    return {name: value.item() for name, value in {"loss": loss, **parts}.items()}
+    parts = {"loss": loss, **parts}
+    means = replicas.average(torch.stack([part.detach() for part in parts.values()]))
+    return dict(zip(parts, means.tolist(), strict=True))
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -64,36 +74,28 @@ def learning_rate(step: int, config: Config) -> float:
     )
 
 
-def _adversarial_part(
-    discriminator: PatchDiscriminator,
-    state: TokenizerState,
-    reconstruction: Tensor,
-    wanted: Tensor,
-    config: Config,
-    draws: torch.Generator,
-) -> Tensor:
-    """Return what makes reconstructions look like photographs to the discriminator, which does not learn from it."""
+def _judge_unmoved(discriminator: PatchDiscriminator, images: Tensor, config: Config, draws: Draws) -> Tensor:
+    """Return the discriminator's logits for images that learn from them while it does not."""
     discriminator.requires_grad_(False)
-    adversarial = -_judge(discriminator, reconstruction, config, draws).mean()
+    logits = _judge(discriminator, images, config, draws)
     discriminator.requires_grad_(True)
-    last_weight = state.tokenizer.decoder[-1].get_parameter("weight")
-    largest = config.tokenizer_training.adversarial_weight
-    return adaptive_weight(wanted, adversarial, last_weight, largest) * adversarial
+    return logits
 
 
 def _total(parts: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(parts.values())).sum()
 
 
-def _judge(discriminator: PatchDiscriminator, images: Tensor, config: Config, draws: torch.Generator) -> Tensor:
+def _judge(discriminator: PatchDiscriminator, images: Tensor, config: Config, draws: Draws) -> Tensor:
     if config.tokenizer_training.diff_augment:
         images = diff_augment(images, draws)
     return discriminator(images).float()
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, config: Config) -> None:
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, config: Config, replicas: Replicas) -> None:
     optimizer.zero_grad()
     loss.backward()
     for group in optimizer.param_groups:
+        replicas.average_gradients(group["params"])
         group["lr"] = learning_rate(step, config)
     optimizer.step()

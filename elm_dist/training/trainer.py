@@ -4,7 +4,6 @@ Nothing here knows how the model is divided over processes: the engine does.
 """
 
 import logging
-import resource
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,20 @@ from elm_dist.codes.packing import implementation
 from elm_dist.config import Config
 from elm_dist.data.loader import TokenLoader
 from elm_dist.data.shards import check_manifest_fits, load_manifest
+from elm_dist.devices import choose_device
 from elm_dist.errors import CheckpointError, ConfigError, ShardError
 from elm_dist.model.cost import device_peak_flops, training_flops_per_image
+from elm_dist.model.kernels import Kernels, choose_kernels
 from elm_dist.monitoring import metrics
 from elm_dist.monitoring.clock import Clock
 from elm_dist.monitoring.health import check_finite
+from elm_dist.monitoring.memory import peak_memory
+from elm_dist.monitoring.profiling import StepProfiler, out_of_memory_explained
 from elm_dist.monitoring.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writers
-from elm_dist.parallel.engine import StepResult, build_engine, connect, disconnect
+from elm_dist.parallel.build import build_engine, connect, disconnect
+from elm_dist.parallel.engine import StepResult
 from elm_dist.parallel.environment import ProcessEnvironment
+from elm_dist.parallel.partition import partition_table, plan_stages
 from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
@@ -42,9 +47,14 @@ def train(config: Config, environment: ProcessEnvironment) -> None:
         log.info("%s is finished: all %s steps are done", config.run.directory, f"{config.schedule.total_steps:,}")
         return
     check_data(config)
+    kernels = choose_kernels(config, choose_device(config.parallel.device))
     connect(config, environment)
     try:
-        Trainer(config, environment).run()
+        logs, rank = config.run.directory / "logs", environment.rank
+        with out_of_memory_explained(logs, rank, config.monitoring.memory_snapshot):
+            trainer = Trainer(config, environment, kernels)
+            with on_stop_signal(trainer.request_stop), trainer.store:
+                trainer.run()
     finally:
         disconnect()
 
@@ -89,7 +99,7 @@ def check_data(config: Config) -> None:
 class Trainer:
     """A run in progress: its engine, its data, and the step it is at."""
 
-    def __init__(self, config: Config, environment: ProcessEnvironment) -> None:
+    def __init__(self, config: Config, environment: ProcessEnvironment, kernels: Kernels) -> None:
         self.config = config
         self.is_main = environment.is_main
         self.directory = config.run.directory
@@ -100,28 +110,36 @@ class Trainer:
             micro_batch_size=config.schedule.micro_batch_size,
             class_dropout=config.data.class_dropout,
             null_class=config.model.num_classes,
+            max_bad_shards=config.data.max_bad_shards,
+            verify=config.data.verify,
         )
-        self.engine = build_engine(config, environment, lambda named: build_optimizer(named, config.optimizer))
+        self.engine = build_engine(
+            *(config, environment, lambda named: build_optimizer(named, config.optimizer, kernels.optimizer)), kernels
+        )
         self.engine.prepare_optimizer(lambda master: initial_state(master, config.optimizer))
         self.ema = Ema(self.engine.state, config.optimizer.ema_decay)
         self.store = CheckpointStore(self.directory / CHECKPOINTS, config.checkpoint)
         self.step = self._resume()
+        log.info("kernels: %s", kernels)
+        log.info("%s", partition_table(config, plan_stages(config, self.engine.layout.parts)))
         if self.is_main:
-            write_facts(self.directory, config, str(self.engine.layout), str(self.engine.device))
+            write_facts(self.directory, config, str(self.engine.layout), str(self.engine.device), str(kernels))
         self.writers = self._build_writers()
+        self.profiler = self._build_profiler()
         self.clock = Clock()
 
     def run(self) -> None:
         """The loop: about as long as it should be, and without a branch on parallelism."""
         config, total = self.config, self.config.schedule.total_steps
-        on_stop_signal(self._request_stop)
         stopped = False
         while self.step < total and not stopped:
             self.engine.set_learning_rate(self._learning_rate(self.step))
-            result = self.engine.train_step(self.step, self.loader.train_micro_batch)
+            with self.profiler.around(self.step + 1):
+                result = self.engine.train_step(self.step, self.loader.train_micro_batch)
             self.step += 1
             self.ema.update()
             check_finite(self.step, result.loss, result.grad_norm)
+            self.store.check()
             self.clock.count(result.data_seconds)
             stopped = result.stop_requested
             if self._is_due(config.monitoring.log_every):
@@ -133,10 +151,12 @@ class Trainer:
             if self._is_due(config.checkpoint.every) or self.step == total or stopped:
                 with self.clock.paused():
                     self.store.save(self.engine, self.step, self._facts())
+        self.store.wait()
         log.info("%s at step %s: %s", "stopped" if stopped else "finished", f"{self.step:,}", self.directory)
         self.writers.close()
 
-    def _request_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Make every process save and stop after the step that it is in."""
         self.engine.stop = True
 
     def _is_due(self, every: int) -> bool:
@@ -188,6 +208,14 @@ class Trainer:
             return Writers([console, jsonl])
         return Writers([console, jsonl, TensorBoardWriter(self.directory / "tensorboard", self.step)])
 
+    def _build_profiler(self) -> StepProfiler:
+        """Return what traces some steps of the first replica, of each stage of it."""
+        monitoring = self.config.monitoring
+        layout = self.engine.layout
+        first = monitoring.profile_from if layout.replica == 0 else 0
+        name = f"rank{layout.rank}"
+        return StepProfiler(self.directory / "logs", name, first, monitoring.profile_steps, self.engine.device)
+
     def _metrics(self, result: StepResult) -> dict[str, float]:
         config, device = self.config, self.engine.device
         batch, remaining = config.schedule.global_batch_size, config.schedule.total_steps - self.step
@@ -197,12 +225,18 @@ class Trainer:
             metrics.STEP_SECONDS: step_seconds,
             metrics.IMAGES_PER_SECOND: batch / step_seconds,
             metrics.DATA_WAIT_PERCENT: 100 * wait_share,
-            metrics.MEMORY_GIB: _peak_memory_gib(device),
+            metrics.MEMORY_GIB: peak_memory(device) / 2**30,
+            metrics.BAD_SHARDS: float(self.loader.bad_shards),
+            metrics.REPLACED_SAMPLES: float(self.loader.replaced_samples),
             metrics.SAMPLES_SEEN: float(self.step * batch),
             metrics.ETA_HOURS: remaining * step_seconds / 3600,
         }
         if result.grad_norm is not None:
             values[metrics.GRAD_NORM] = result.grad_norm
+        if result.bubble is not None:
+            values[metrics.BUBBLE_PERCENT] = 100 * result.bubble
+            peaks = enumerate(self.engine.peak_memory())
+            values |= {metrics.stage_memory(stage): peak / 2**30 for stage, peak in peaks}
         peak = device_peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         if peak is not None:
             flops = batch * training_flops_per_image(config.model, config.tokenizer.grid)
@@ -234,10 +268,3 @@ class Trainer:
 
     def _losses(self, split: str, result: StepResult) -> dict[str, float]:
         return metrics.loss_metrics(split, result.head_losses, result.head_accuracies, self.config.model.subtoken_bits)
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    """Return this process's largest use of its GPU, or of main memory where it has none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB

@@ -1,60 +1,18 @@
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from one_process import Divided, OneProcess, Tensors
 from safetensors.torch import load_file
-from torch import Tensor
 
 from elm_dist.checkpoint.store import Checkpoint, CheckpointStore, newest_good
 from elm_dist.config import CheckpointConfig
 from elm_dist.errors import CheckpointError
 
-
-@dataclass
-class Tensors:
-    """Two weights and their averages, held by one process."""
-
-    kinds: list[str] = field(default_factory=lambda: ["weights", "ema"])
-    names: list[str] = field(default_factory=lambda: ["a.weight", "b.weight"])
-    values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        for kind in self.kinds:
-            for name in self.names:
-                self.values[kind, name] = torch.randn(3, 4, generator=generator)
-
-    def gather(self, kind: str, name: str) -> Tensor:
-        return self.values[kind, name]
-
-    def scatter(self, kind: str, name: str, value: Tensor) -> None:
-        self.values[kind, name] = value.clone()
-
-    def shape(self, name: str) -> torch.Size:
-        return self.values["weights", name].shape
-
-
-@dataclass
-class OneProcess:
-    """A world of one process, as far as the store needs to know it."""
-
-    state: Tensors = field(default_factory=Tensors)
-    rank: int = 0
-    world_size: int = 1
-    replica: int = 0
-    replicas: int = 1
-
-    @property
-    def layout(self) -> "OneProcess":
-        return self
-
-    def barrier(self) -> None:
-        pass
-
-    def agree(self, here: bool) -> bool:
-        return here
+DOCUMENTATION = Path(__file__).parent.parent.parent / "docs" / "checkpoints.md"
 
 
 def save(directory: Path, *steps: int, keep_last: int = 3, keep_every: int = 0) -> OneProcess:
@@ -63,6 +21,7 @@ def save(directory: Path, *steps: int, keep_last: int = 3, keep_every: int = 0) 
     for step in steps:
         process.state.values["weights", "a.weight"] += 1
         store.save(process, step, {"samples_seen": 8 * step})
+        store.wait()
     return process
 
 
@@ -83,6 +42,58 @@ def test_any_safetensors_reader_reads_the_weights(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "step_00000005" / "weights-00000.safetensors")
     assert set(tensors) == {"a.weight", "b.weight"}
     assert torch.equal(tensors["b.weight"], saved.state.values["weights", "b.weight"])
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    """A checkpoint of tensors of 12 elements, each cut into five pieces."""
+    ranks = [OneProcess(Divided(part=rank, parts=5), rank, 5) for rank in range(5)]
+    stores = [CheckpointStore(tmp_path, CheckpointConfig()) for _ in ranks]
+    for rank, store in zip(ranks, stores, strict=True):
+        store.save(rank, 7, {})
+    for store in stores:
+        store.wait()
+    return tmp_path / "step_00000007"
+
+
+def test_pieces_are_read_as_a_whole_and_across_their_bounds(divided: Path) -> None:
+    checkpoint = Checkpoint(divided)
+    assert len(checkpoint.files) == 10
+    for (kind, name), value in Tensors().values.items():
+        assert torch.equal(checkpoint.read(kind, name, value.shape), value)
+        assert torch.equal(checkpoint.read_span(kind, name, value.shape, 3, 11), value.view(-1)[3:11])
+
+
+@pytest.mark.parametrize("parts", [1, 3, 5])
+def test_pieces_are_laid_over_any_other_division(divided: Path, parts: int) -> None:
+    """Of a rank's tensors its own piece is filled, and no more."""
+    for part in range(parts):
+        process = OneProcess(Divided(part=part, parts=parts))
+        for value in process.state.values.values():
+            value.zero_()
+        load(divided.parent, process)
+        for (kind, name), value in Tensors().values.items():
+            bounds = slice(12 * part // parts, 12 * (part + 1) // parts)
+            expected = torch.zeros(12)
+            expected[bounds] = value.view(-1)[bounds]
+            assert torch.equal(process.state.values[kind, name].view(-1), expected)
+
+
+def test_the_reader_in_the_documentation_reads_it(divided: Path) -> None:
+    code = DOCUMENTATION.read_text().partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    for (kind, name), value in Tensors().values.items():
+        assert np.array_equal(scope["read"](divided, kind, name), value.numpy())
+
+
+def test_a_tensor_with_a_piece_missing_is_not_read(divided: Path) -> None:
+    path = divided / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["weights-00003.safetensors"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"holds no weights of a\.weight"):
+        Checkpoint(divided).read("weights", "a.weight", torch.Size([3, 4]))
 
 
 def test_no_checkpoint_yet_is_no_error(tmp_path: Path) -> None:
@@ -165,7 +176,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     path = tmp_path / "step_00000001" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99; this version reads format 1: use the version"):
+    with pytest.raises(CheckpointError, match="has format 99; this version reads format 2: use the version"):
         Checkpoint(tmp_path / "step_00000001")
 
 

@@ -108,14 +108,14 @@ def test_torchrun_starts_the_command_on_several_processes(tmp_path: Path) -> Non
     options = ["tokenize", "--images", str(images), "--tokenizer", str(tmp_path / "tokenizer"), "--out"]
     many = [
         *(str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"),
-        *("-m", "elm_dist.cli", *options, str(tmp_path / "many")),
+        *("-m", "elm_dist", *options, str(tmp_path / "many")),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(many, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
     for rank, samples in ((1, 40), (2, 8)):
         assert f"process {rank} of 2: {samples} of {samples} samples, " in result.stderr
-    subprocess.run([sys.executable, "-m", "elm_dist.cli", *options, str(tmp_path / "one")], env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "elm_dist", *options, str(tmp_path / "one")], env=environment, check=True)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     verify_shards(tmp_path / "many")
 

@@ -3,7 +3,7 @@
 import io
 import pickle
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import webdataset
 from command_line import refused
 from encoding import SIZE, encode
 
-from elm_dist.data.image_tars import ImageTars
+from elm_dist.data.image_tars import LARGEST_FILE, ImageTars
 from elm_dist.data.images import ImageFolder
 from elm_dist.data.shards import ShardReader, load_manifest
 from elm_dist.errors import ImageError
@@ -103,6 +103,11 @@ def test_other_entries_are_never_read(tars: Path, tmp_path: Path, monkeypatch: p
             r"x is an image without a label or a label without an image; each sample needs one of",
         ),
         ([("b/x.cls", b"0")], "b/x is an image without a label or a label without an image"),
+        ([("x.jpg", b""), ("x.png", b""), ("x.cls", b"0")], "x is there twice; give each sample a name of its own"),
+        ([("x.jpg", b""), ("x.cls", b"0"), ("x.cls", b"1")], "x is there twice; give each sample a name of its own"),
+        ([("../x.jpg", b""), ("../x.cls", b"0")], r"tar: \.\./x\.jpg leads out of the shard; make it again with names"),
+        ([("a/../../x.jpg", b"")], r"tar: a/\.\./\.\./x\.jpg leads out of the shard"),
+        ([("/x.cls", b"0")], r"tar: /x\.cls leads out of the shard"),
         (
             [("x.jpg", b""), ("x.cls", b"cat")],
             "x.cls holds b'cat' where the number of a class belongs; write 0 to",
@@ -121,6 +126,39 @@ def test_a_shard_that_is_no_tar(tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").write_bytes(b"no tar at all" * 100)
     with pytest.raises(ImageError, match=r"train-000000\.tar: this is not an uncompressed tar file \(.*\); replace it"):
         ImageTars(tmp_path, "train", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:1900], r"this is not an uncompressed tar file \(unexpected end of data\); replace it"),
+        (lambda data: data[:1124] + b"?" + data[1125:], r"the header at byte 1,024 is damaged; replace the file"),
+    ],
+)
+def test_a_damaged_shard_does_not_pass_for_a_short_one(
+    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_tar(path, [("x.jpg", b"image"), ("y.jpg", b"i" * 512), ("x.cls", b"0"), ("y.cls", b"0")])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ImageError, match=rf"train-000000\.tar: {message}"):
+        ImageTars(tmp_path, "train", SIZE)
+
+
+def test_an_image_of_too_many_bytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    write_tar(path, [("x.cls", b"0")])
+    image = tarfile.TarInfo("x.jpg")
+    image.size = LARGEST_FILE + 512
+    with path.open("r+b") as file:  # a hole, which takes no room on the disk
+        file.seek(1024)
+        file.write(image.tobuf())
+        file.truncate(2048 + image.size)
+    images = ImageTars(tmp_path, "train", SIZE)
+    with pytest.raises(
+        ImageError, match=r"x\.jpg: this image cannot be read \(268,435,968 bytes are too many\); replace"
+    ):
+        images.open(0)
 
 
 def test_validation_images_of_unknown_classes(tars: Path, tokenizer: BAE, tmp_path: Path) -> None:

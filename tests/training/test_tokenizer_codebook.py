@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from elm_dist.config import TokenizerConfig
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.tokenizers.vqgan import VQGAN, Quantized
 from elm_dist.training.tokenizer_codebook import revive_entries
 
@@ -35,7 +36,7 @@ BATCH = Quantized(torch.arange(8.0).view(1, 2, 2, 2), torch.zeros(1, 2, 2, 2), t
 def test_only_what_was_long_unused_is_replaced(pair: list[VQGAN]) -> None:
     before = [vqgan.codebook.weight.detach().clone() for vqgan in pair]
     unused = torch.tensor([5, 0, 9, 2, 1, 0, 2, 0])
-    revive_entries(pair, unused, BATCH, after=3, generator=torch.Generator().manual_seed(0))
+    revive_entries(pair, unused, BATCH, after=3, seed=0, replicas=Replicas())
     assert unused.tolist() == [0, 0, 0, 0, 2, 1, 0, 1]
     kept, revived = [0, 1, 2, 4, 5, 7], [3, 6]
     vectors = BATCH.vectors[0].flatten(1).T.tolist()
@@ -48,6 +49,6 @@ def test_only_what_was_long_unused_is_replaced(pair: list[VQGAN]) -> None:
 def test_never(pair: list[VQGAN]) -> None:
     before = pair[0].codebook.weight.detach().clone()
     unused = torch.full((8,), 1000)
-    revive_entries(pair, unused, BATCH, after=0, generator=torch.Generator())
+    revive_entries(pair, unused, BATCH, after=0, seed=0, replicas=Replicas())
     assert torch.equal(pair[0].codebook.weight, before)
     assert unused.tolist() == [0, 0, 0] + [1001] * 5

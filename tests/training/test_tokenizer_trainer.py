@@ -19,6 +19,7 @@ from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.config import Config, TokenizerConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import ImageError, LayoutError, TokenizerError, TrainingError
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.tokenizers.bae import BAE
 from elm_dist.training import tokenizer_trainer
 from elm_dist.training.tokenizer_images import load_batches
@@ -64,10 +65,10 @@ def train_until(config: Config, step: int, monkeypatch: pytest.MonkeyPatch) -> N
     """Train, and die as a killed process would at the start of update `step`."""
     update = tokenizer_trainer.update
 
-    def update_or_die(state: TokenizerState, images: Tensor, config: Config) -> dict[str, float]:
+    def update_or_die(state: TokenizerState, images: Tensor, config: Config, replicas: Replicas) -> dict[str, float]:
         if state.step == step:
             raise KeyboardInterrupt
-        return update(state, images, config)
+        return update(state, images, config, replicas)
 
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer_trainer, "update", update_or_die)
@@ -106,7 +107,7 @@ def test_a_vqgan_learns_and_its_codebook_comes_into_use(tmp_path: Path, images: 
     report = json.loads((config.tokenizer.directory / "report.json").read_text())
     assert report["mean_image_ratio"] > 1.1
     vqgan = load_tokenizer(config.tokenizer.directory, "cpu")
-    tiles = torch.cat([images for images in islice(load_batches(config, 0, torch.device("cpu")), 3)])
+    tiles = torch.cat([images for images in islice(load_batches(config, 0, torch.device("cpu"), Replicas()), 3)])
     used = unpack_subtokens(vqgan.image_codes(tiles), vqgan.code_shape).unique()
     assert len(used) > 180  # 140 without revival
     assert used.max() < 200
@@ -224,7 +225,7 @@ def test_every_epoch_has_each_image_once_in_another_order(images: Path) -> None:
     from elm_dist.training.tokenizer_images import StepImages
 
     folder = ImageFolder(images, "train", 32)
-    steps = StepImages(folder, batch_size=20, seed=0)
+    steps = StepImages(folder, batch_size=20, share=range(20), seed=0)
     drawn = np.concatenate([steps[step] for step in range(12)])  # 240 images: 5 epochs of 48
     known = {folder[index][0].tobytes(): index for index in range(48)}
     mirrored = {folder[index][0][:, ::-1].tobytes(): index for index in range(48)}
@@ -234,7 +235,7 @@ def test_every_epoch_has_each_image_once_in_another_order(images: Path) -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 5
     flips = sum(image.tobytes() in mirrored for image in drawn)
     assert 90 < flips < 150  # half of 240, within 4 standard deviations
-    assert np.array_equal(steps[5], StepImages(folder, batch_size=20, seed=0)[5])
+    assert np.array_equal(steps[5], StepImages(folder, batch_size=20, share=range(20), seed=0)[5])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

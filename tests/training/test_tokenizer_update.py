@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
 from elm_dist.errors import TokenizerError
+from elm_dist.parallel.replicas import Replicas
 from elm_dist.tokenizers.perceptual import PerceptualLoss
 from elm_dist.training.tokenizer_state import TokenizerState, build_state, load_state, save_state
 from elm_dist.training.tokenizer_trainer import train_tokenizer
@@ -26,6 +27,7 @@ def build_config(*overrides: str) -> Config:
         "tokenizer_training.adversarial_weight=0.5",
         "tokenizer_training.adversarial_from=1",
         "tokenizer_training.warmup_steps=0",
+        "tokenizer_training.batch_size=4",
         "parallel.device=cpu",
     ]
     return load_config("configs/demo.yaml", [*settings, *overrides])
@@ -46,13 +48,13 @@ def are_equal(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def run(state: TokenizerState, images: Tensor, config: Config, count: int) -> list[dict[str, float]]:
-    return [update(state, images, config) for _ in range(count)]
+    return [update(state, images, config, Replicas()) for _ in range(count)]
 
 
 @pytest.mark.parametrize("settings", [[], ["tokenizer_training.diff_augment=true"], ["parallel.precision=bf16"]])
 def test_the_discriminator_starts_at_its_step(images: Tensor, settings: list[str]) -> None:
     config = build_config(*settings)
-    state = build_state(config, CPU)
+    state = build_state(config, CPU, Replicas())
     assert state.critic is not None
     before = weights(state.critic.net)
     assert run(state, images, config, 1)[0].keys() == {"loss", "l1"}
@@ -66,7 +68,7 @@ def test_the_discriminator_starts_at_its_step(images: Tensor, settings: list[str
 
 def test_the_tokenizer_learns_from_the_discriminator(images: Tensor) -> None:
     alone, judged = build_config("tokenizer_training.adversarial_weight=0"), build_config()
-    states = [build_state(config, CPU) for config in (alone, judged)]
+    states = [build_state(config, CPU, Replicas()) for config in (alone, judged)]
     assert states[0].critic is None
     assert are_equal(weights(states[0].tokenizer), weights(states[1].tokenizer))
     for state, config in zip(states, (alone, judged), strict=True):
@@ -79,13 +81,13 @@ def test_the_tokenizer_learns_from_the_discriminator(images: Tensor) -> None:
 
 def test_the_discriminator_gets_better(images: Tensor) -> None:
     config = build_config("tokenizer_training.adversarial_from=0")
-    parts = run(build_state(config, CPU), images, config, 12)
+    parts = run(build_state(config, CPU, Replicas()), images, config, 12)
     assert parts[-1]["discriminator"] < 0.5 < parts[0]["discriminator"]
 
 
 def test_perceptual_and_squared_errors_are_parts(images: Tensor) -> None:
     config = build_config("tokenizer_training.reconstruction=l2", "tokenizer_training.perceptual_weight=2")
-    state = build_state(config, CPU)
+    state = build_state(config, CPU, Replicas())
     state.perceptual = PerceptualLoss(nn.Sequential(nn.Conv2d(3, 4, 3)), (0,))
     parts = run(state, images, config, 1)[0]
     assert parts.keys() == {"loss", "l2", "perceptual"}
@@ -94,10 +96,10 @@ def test_perceptual_and_squared_errors_are_parts(images: Tensor) -> None:
 
 def test_a_discriminator_that_is_new_starts_beside_an_old_tokenizer(tmp_path: Path, images: Tensor) -> None:
     alone, judged = build_config("tokenizer_training.adversarial_weight=0"), build_config()
-    state = build_state(alone, CPU)
+    state = build_state(alone, CPU, Replicas())
     run(state, images, alone, 2)
     save_state(tmp_path, state)
-    resumed = build_state(judged, CPU)
+    resumed = build_state(judged, CPU, Replicas())
     load_state(tmp_path, resumed)
     assert resumed.step == 2
     assert are_equal(weights(resumed.tokenizer), weights(state.tokenizer))
@@ -106,10 +108,10 @@ def test_a_discriminator_that_is_new_starts_beside_an_old_tokenizer(tmp_path: Pa
 
 def test_a_discriminator_is_saved_with_its_moments(tmp_path: Path, images: Tensor) -> None:
     config = build_config()
-    state = build_state(config, CPU)
+    state = build_state(config, CPU, Replicas())
     run(state, images, config, 3)
     save_state(tmp_path, state)
-    resumed = build_state(config, CPU)
+    resumed = build_state(config, CPU, Replicas())
     load_state(tmp_path, resumed)
     assert run(resumed, images, config, 2) == run(state, images, config, 2)
     assert resumed.critic is not None

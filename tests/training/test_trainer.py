@@ -105,6 +105,8 @@ def test_reports_have_the_documented_names(plain: Path) -> None:
         "speed/step_seconds",
         "speed/data_wait_percent",
         "memory/peak_gib",
+        "data/bad_shards",
+        "data/replaced_samples",
         "progress/samples_seen",
         "progress/eta_hours",
     }

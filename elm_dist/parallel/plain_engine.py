@@ -1,0 +1,67 @@
+"""The engine without a pipeline: the whole model on every rank, or with ZeRO 3 a part of each layer of it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from elm_dist.config import Config
+from elm_dist.model.elm import ELM, Decoder, DecoderStep, LayerSpec, initialize
+from elm_dist.model.head import CodeLoss
+from elm_dist.model.layers import micro_batch_seed
+from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
+from elm_dist.parallel.engine import Engine, MicroBatch
+from elm_dist.parallel.layout import Layout
+
+
+class PlainEngine(Engine):
+    """Every replica computes all layers; ZeRO divides the optimizer state between them, and more."""
+
+    def __init__(self, config: Config, layout: Layout, specs: Sequence[LayerSpec], loss: CodeLoss, build: Any) -> None:
+        super().__init__(config, layout, loss)
+        settings = derive_deepspeed_config(config, layout)
+        self.model = _build_model(config, specs, settings)
+        optimizer = build(self.model.named_parameters())
+        self._deepspeed, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.model.named_parameters()
+
+    def build_decoder(self, batch: int) -> DecoderStep:
+        self.model.eval()
+        return Decoder(self.model, batch).step
+
+    def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
+        self._deepspeed.train()
+        for batch, seed in zip(batches, self._dropout_seeds(step), strict=True):
+            with micro_batch_seed(seed):
+                self._deepspeed.backward(self._forward(batch))
+            self._deepspeed.step()
+
+    def _evaluate(self, batches: Iterator[MicroBatch]) -> None:
+        self._deepspeed.eval()
+        with torch.no_grad():
+            for batch in batches:
+                self._forward(batch)
+
+    def _forward(self, batch: MicroBatch) -> Tensor:
+        codes, labels = batch.codes.to(self.device), batch.labels.to(self.device)
+        return self.loss(self._deepspeed((codes, labels)), codes)
+
+
+def _build_model(config: Config, specs: Sequence[LayerSpec], settings: dict[str, Any]) -> ELM:
+    """Return the model with its first weights; with ZeRO 3 no rank ever holds all of it.
+
+    There a layer is divided as soon as it is built, and the main rank draws one tensor after the other for all.
+    """
+    is_divided = config.parallel.zero_stage == 3
+    with deepspeed.zero.Init(config_dict_or_path=settings, enabled=is_divided):
+        model = ELM(specs)
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=is_divided):
+            if not is_divided or dist.get_rank() == 0:
+                initialize([(name, parameter)], config.run.seed)
+    return model
