@@ -10,6 +10,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Unused, but imported before any group begins: its functions keep the group that there is at the first import, which
+# otherwise comes with an optimizer's first step. Threads of a group that is kept past its end abort some exits.
+import torch.distributed.nn
 from torch import Tensor, nn
 
 from elm_dist.devices import choose_device
