@@ -24,7 +24,7 @@ from elm_dist.data.payload import likeliest_codes
 from elm_dist.data.shards import ShardReader, load_manifest
 from elm_dist.model.elm import ELM, code_shape
 from elm_dist.sampling.generate import pick
-from elm_dist.sampling.run import load_model_to_sample
+from elm_dist.sampling.painter import load_model_to_sample
 
 
 def read_codes(config: Config, samples: int) -> tuple[Tensor, Tensor]:

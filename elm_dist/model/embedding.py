@@ -38,7 +38,9 @@ class Embedding(nn.Module):
         return self.dropout(sequence, current_micro_batch_seed() if self.training else None)
 
     def embed_classes(self, labels: Tensor) -> Tensor:
-        """Embed labels (batch,) as (batch, 1, hidden_size)."""
+        """Embed labels (batch,), or mixtures of classes (batch, num_classes + 1), as (batch, 1, hidden_size)."""
+        if labels.is_floating_point():  # of each class its weight: something between two (paper, appendix)
+            return (labels.to(self.classes.weight.dtype) @ self.classes.weight).unsqueeze(1)
         return self.classes(labels).unsqueeze(1)
 
     def embed_codes(self, ids: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Knows nothing of processes: it asks a `decoder` for logits, be it a whole model 
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,13 @@ from elm_dist.randomness import uniforms
 from elm_dist.sampling.guidance import guidance_scales
 
 
+class Known(NamedTuple):
+    """Codes that are given, of every image of a batch at the same positions; they are seen by what comes after them."""
+
+    codes: Tensor  # (batch, positions, subtokens), int64; what stands at other positions does not matter
+    positions: Sequence[bool]  # which are given
+
+
 @torch.inference_mode()
 def generate(
     build_decoder: Callable[[int], DecoderStep],
@@ -25,42 +34,69 @@ def generate(
     seeds: Sequence[int],
     null_class: int,
     sampling: SamplingConfig,
-    on_position: Callable[[], None] = lambda: None,
+    *,
+    known: Known | None = None,
+    on_progress: Callable[[Tensor, int], None] = lambda codes, done: None,
 ) -> Tensor:
     """Return sub-tokens (batch, positions, subtokens), int64, of one image per label (batch,) and seed.
 
-    An image depends on its label and seed alone, not on the others of its batch. `build_decoder` gets the size of the
-    batch, doubled where there is guidance: the second half carries the null class. It is computed only while guidance
-    is on. `on_position` is called after each step. Nothing in the loop waits for the device.
+    An image depends on its label, its seed and what is `known` alone, not on the others of its batch. `build_decoder`
+    gets the size of the batch, doubled where there is guidance: the second half carries the null class. It is computed
+    only while guidance is on. `on_progress` gets the codes and the number of positions that are done, whenever that
+    grows. Nothing in the loop waits for the device.
     """
-    interval = sampling.cfg_interval
-    scales = guidance_scales(sampling.cfg_schedule, sampling.cfg_scale, shape.positions, interval)
-    first_guided = next((position for position, scale in enumerate(scales) if scale != 1), None)
+    scales = guidance_scales(sampling.cfg_schedule, sampling.cfg_scale, shape.positions, sampling.cfg_interval)
+    is_known = [False] * shape.positions if known is None else list(known.positions)
     draws = _draws(seeds, shape, labels.device)
     codes = torch.empty((len(labels), shape.positions, shape.subtokens), dtype=torch.int64, device=labels.device)
-    null = torch.full_like(labels, null_class)
-    step = build_decoder(len(labels) * (1 if first_guided is None else 2))
-    for position, scale in enumerate(scales):
-        x = codes[:, position - 1 : position] if position else labels
-        if position == first_guided:
-            _catch_up(step, null, codes[:, : max(position - 1, 0)], position)
-        if scale == 1:
-            logits = step(x, position)[:, 0].float()
-        else:
-            doubled = torch.cat([x, x if position else null])
-            guided, free = step(doubled, position)[:, 0].float().chunk(2)
-            logits = free + (guided - free) * scale
-        codes[:, position] = pick(logits, draws[:, position], sampling)
-        on_position()
+    if known is not None:
+        codes.copy_(known.codes)
+    to_draw = [position for position in range(shape.positions) if not is_known[position]]
+    is_guided = any(scales[position] != 1 for position in to_draw)
+    halves = _Halves(build_decoder, labels, null_class, codes, is_guided)
+    for position, following in pairwise([*to_draw, shape.positions]):
+        codes[:, position] = pick(halves.logits(position, scales[position]), draws[:, position], sampling)
+        on_progress(codes, following)
     return codes
 
 
-def _catch_up(step: DecoderStep, null: Tensor, codes: Tensor, position: int) -> None:
-    """Fill the cache of the half that carries the null class with what came before `position`, in two passes."""
-    if position > 0:
-        step(null, 0, row=len(null))
-    if position > 1:
-        step(codes, 1, row=len(null))
+class _Halves:
+    """The two halves of a guided batch in a decoder's cache, each fed as far as somebody asked for its logits.
+
+    The first half carries the labels, the second the null class. Positions that nobody asked about, because their codes
+    are known or guidance was off, are fed together, in one pass.
+    """
+
+    def __init__(
+        self, build_decoder: Callable[[int], DecoderStep], labels: Tensor, null_class: int, codes: Tensor, guided: bool
+    ) -> None:
+        self.codes = codes
+        self.starts = (labels, torch.full_like(labels, null_class))
+        self.step = build_decoder(len(labels) * (2 if guided else 1))
+        self.fed = [0, 0]  # positions of each half that are in the cache
+
+    def logits(self, position: int, scale: float) -> Tensor:
+        """Return the logits (batch, subtokens, vocabulary), fp32, of `position`, guided by `scale`; 1 is not at all."""
+        if scale == 1:
+            return self._feed([0], position).float()
+        if self.fed[0] != self.fed[1]:  # the half that lags behind catches up
+            self._feed([self.fed.index(min(self.fed))], max(self.fed) - 1)
+        guided, free = self._feed([0, 1], position).float().chunk(2)
+        return free + (guided - free) * scale
+
+    def _feed(self, halves: list[int], position: int) -> Tensor:
+        """Feed what comes before `position` to halves that are equally far; return their logits there."""
+        batch, fed = len(self.codes), self.fed[halves[0]]
+        row = halves[0] * batch
+        if fed == 0:
+            logits = self.step(torch.cat([self.starts[half] for half in halves]), 0, row)
+            fed = 1
+        if fed <= position:
+            new = self.codes[:, fed - 1 : position]
+            logits = self.step(torch.cat([new] * len(halves)), fed, row)
+        for half in halves:
+            self.fed[half] = position + 1
+        return logits[:, 0]
 
 
 def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:

@@ -15,7 +15,7 @@ from trained_run import train_tiny_run
 
 from elm_dist.checkpoint.run_folder import choose_checkpoint
 from elm_dist.config_file import load_config
-from elm_dist.sampling.run import load_model_to_sample
+from elm_dist.sampling.painter import load_model_to_sample
 
 QUALITY = Path(__file__).parent.parent.parent / "benchmarks" / "sampling_quality.py"
 

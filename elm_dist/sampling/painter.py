@@ -1,0 +1,99 @@
+"""A run's model and tokenizer, loaded to draw with: what every door to sampling holds, from `elm sample` to a web page.
+
+Knows nothing of folders of images; `run.py` fills those.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elm_dist.checkpoint.convert import KINDS
+from elm_dist.checkpoint.model import load_model
+from elm_dist.checkpoint.run_folder import choose_checkpoint
+from elm_dist.checkpoint.store import Checkpoint
+from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer
+from elm_dist.config import Config, SamplingConfig
+from elm_dist.devices import own_device
+from elm_dist.errors import ConfigError
+from elm_dist.model.elm import ELM, Decoder, code_shape
+from elm_dist.model.int8 import quantize_blocks
+from elm_dist.sampling.decode import decode_images
+from elm_dist.sampling.generate import Known, generate
+from elm_dist.sampling.presets import load_config_to_sample
+
+
+class Painter:
+    """Draws codes with the weights and in the precision that `config.sampling` names, and turns them into pictures."""
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.shape = code_shape(config.model, config.tokenizer.grid)
+        self.model = load_model_to_sample(checkpoint, config).to(device)
+        self.tokenizer = load_tokenizer(config.tokenizer.directory, device)
+
+    def draw(
+        self,
+        labels: Sequence[int] | Tensor,
+        seeds: Sequence[int],
+        *,
+        sampling: SamplingConfig | None = None,
+        known: Known | None = None,
+        on_progress: Callable[[Tensor, int], None] = lambda codes, done: None,
+    ) -> Tensor:
+        """Return the sub-tokens (batch, positions, subtokens) of one image per label and seed; see `generate`.
+
+        `sampling` is the run's own by default; its weights and precision are those that the painter was made with.
+        """
+        return generate(
+            lambda batch: Decoder(self.model, batch).step,
+            self.shape,
+            torch.as_tensor(labels, device=self.device),
+            seeds,
+            self.config.model.num_classes,
+            sampling or self.config.sampling,
+            known=known,
+            on_progress=on_progress,
+        )
+
+    def decode(self, codes: Tensor) -> NDArray[np.uint8]:
+        """Return the images (batch, size, size, 3) of sub-tokens (batch, positions, subtokens)."""
+        return decode_images(self.tokenizer, codes, self.config.model.subtoken_bits)
+
+
+def load_painter(
+    run: Path, *, preset: str | None = None, step: int | None = None, overrides: list[str] | None = None
+) -> Painter:
+    """Return a painter with the newest good checkpoint of a run, or that of `step`.
+
+    Raises an ElmError for a folder that is no run, a run without such a checkpoint, an unknown preset, or a tokenizer
+    that does not fit the model.
+    """
+    config = load_config_to_sample(run, preset, overrides or [])
+    check_tokenizer_fits(config.tokenizer.directory, config.tokenizer)
+    prefix = f"{KINDS[config.sampling.weights]}-"
+    checkpoint = choose_checkpoint(run, step, lambda files: [file for file in files if file.startswith(prefix)])
+    return Painter(config, checkpoint, own_device(config.parallel.device, 0))
+
+
+def load_model_to_sample(checkpoint: Checkpoint, config: Config) -> ELM:
+    """Return the whole model with the weights and in the precision that `sampling:` names."""
+    model = load_model(checkpoint, config, config.sampling.weights)
+    if config.sampling.weights_int8:
+        quantize_blocks(model)
+    if config.sampling.precision == "bf16":
+        model.to(torch.bfloat16)
+    return model
+
+
+def check_classes(option: str, classes: Sequence[int], num_classes: int) -> list[int]:
+    """Return `classes`, each once. Raises ConfigError, naming `option`, for one that the model does not have."""
+    unknown = [label for label in classes if not 0 <= label < num_classes]
+    if unknown:
+        raise ConfigError(
+            f"{option}: there is no class {', '.join(map(str, unknown))}; this run has classes 0 to {num_classes - 1}"
+        )
+    return list(dict.fromkeys(classes))
