@@ -11,6 +11,9 @@ PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check -c constraints
 # Tests start many processes: one thread each. torch 2.13 warns of renamed collectives at every DeepSpeed call.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning
 
+# A file's tests share what one of them made: they stay together, in order.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full lint clean
 
@@ -21,10 +24,10 @@ demo: $(READY) ## train a small model on CIFAR-10 from images to samples, on thi
 	$(BIN)/elm demo configs/demo.yaml
 
 test: lint ## lint, and every test that takes less than a minute
-	$(TEST_ENVIRONMENT) $(BIN)/pytest -m "not slow"
+	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS) -m "not slow"
 
 test-full: lint ## lint, and every test
-	$(TEST_ENVIRONMENT) $(BIN)/pytest
+	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS)
 
 lint: $(READY) ## style, types and the floors of the house
 	$(BIN)/ruff check

@@ -1,7 +1,7 @@
 """The one error family of elm-dist.
 
 Every mistake that a user can make ends in an `ElmError`: one sentence that says what is wrong, where, what is allowed
-and what to do about it. The doors (`cli.py`, `train.py`) print it and exit with code 2. Our own mistakes are `assert`.
+and what to do about it. The doors (`cli/`, `train.py`) print it and exit with code 2. Our own mistakes are `assert`.
 """
 
 

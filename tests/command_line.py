@@ -6,7 +6,7 @@ import sys
 from typing import NamedTuple
 from unittest.mock import patch
 
-from elm_dist.cli import main
+from elm_dist.cli.main import main
 
 
 class Result(NamedTuple):
