@@ -15,7 +15,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint clean
+.PHONY: help demo test test-full test-slurm lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ demo: $(READY) ## train a small model on CIFAR-10 from images to samples, on thi
 	$(BIN)/elm demo configs/demo.yaml
 
 test: lint ## lint, and every test that takes less than a minute
-	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS) -m "not slow"
+	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS) -m "not slow and not slurm"
 
 test-full: lint ## lint, and every test
-	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS)
+	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS) -m "not slurm"
+	$(MAKE) test-slurm
+
+test-slurm: $(READY) ## the tests on a real SLURM, which needs root and slurmctld, slurmd, slurm-client and munge
+	$(TEST_ENVIRONMENT) $(BIN)/pytest -m slurm tests/cluster
 
 lint: $(READY) ## style, types and the floors of the house
 	$(BIN)/ruff check

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elm_dist.checkpoint.store import Checkpoint, CheckpointStore, latest_step
+from elm_dist.checkpoint.latest import latest_step
+from elm_dist.checkpoint.store import Checkpoint, CheckpointStore
 from elm_dist.config import CheckpointConfig, Config
 from elm_dist.files import sync
 from elm_dist.parallel.environment import process_environment

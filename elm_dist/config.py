@@ -8,13 +8,21 @@ Knows nothing of torch.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
 Cadence = Annotated[int, Field(ge=0)]  # every so many steps; 0 = never
 Share = Annotated[float, Field(ge=0, lt=1)]
 Portion = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _cadence_or_auto(value: object) -> object:
+    is_cadence = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not is_cadence and value != "auto":
+        raise PydanticCustomError("cadence_or_auto", "neither a cadence nor auto")
+    return value
 
 
 class Section(BaseModel):
@@ -161,9 +169,11 @@ class KernelsConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every: Cadence = 10_000
+    # Steps, 0 = at the end and at a stop alone; auto = what loses least time, by how long a save takes and mtbf_hours.
+    every: Annotated[int | Literal["auto"], BeforeValidator(_cadence_or_auto)] = 10_000
+    mtbf_hours: Positive = 24  # mean time between two faults of the whole run, as `elm supervise` reports it
     keep_last: Count = 3
-    keep_every: Cadence = 100_000  # these are kept for good
+    keep_every: Cadence = 100_000  # the first in each so many steps is kept for good; 0 = none
     asynchronous: bool = True  # train on while it is written; takes host memory for this process's part of one
 
 
@@ -174,9 +184,21 @@ class MonitoringConfig(Section):
     sample_every: Cadence = 10_000
     sample_classes: tuple[Annotated[int, Field(ge=0)], ...] = (207, 360, 387, 974, 88, 979, 417, 279)
     tensorboard: bool = True
+    # Without progress end a rank; below parallel.timeout_minutes, whose error does not say who hangs. 0 = off
+    hang_minutes: Annotated[float, Field(ge=0)] = 8
     profile_from: Cadence = 0  # the step from which a trace of `profile_steps` steps is written to logs/; 0 = none
     profile_steps: Count = 3
     memory_snapshot: bool = False  # record a GPU's allocations, and write them to logs/ if it runs out of memory
+
+
+class HealthConfig(Section):
+    """What a run does about numbers and processes that go wrong (docs/faults.md)."""
+
+    skips_before_rollback: Count = 10  # steps in a row without a finite gradient; then back to the newest checkpoint
+    rollbacks: Annotated[int, Field(ge=0)] = 3  # without a checkpoint between them, before the run gives up
+    compare_replicas_every: Cadence = 1_000  # steps; their weights must be equal to the bit. 0 = never
+    straggler_window: Cadence = 25  # steps over which a rank is compared with its peers; 0 = never
+    straggler_ratio: Annotated[float, Field(gt=1)] = 1.15  # of the others' time, in two windows running, that is slow
 
 
 class SamplingConfig(Section):
@@ -188,8 +210,11 @@ class SamplingConfig(Section):
     temperature: Positive = 1.0
     top_k: Cadence = 0  # of each sub-code; 0 = all
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each sub-code's distribution; 1 = all
+    lookahead: Count = 1  # positions that one pass checks guesses of, at most those of an image; 1 = none is guessed
     precision: Literal["fp32", "bf16"] = "fp32"  # of `elm sample`; a run in training samples in its own
     weights_int8: bool = False  # keep the matrices of the blocks in 8 bits, which saves memory and not time
+    compile: bool = False  # the blocks of `elm sample`, by torch.compile; the first image then takes a minute
+    cuda_graphs: bool = False  # of `elm sample` on a GPU: replay one recorded step instead of launching its kernels
     weights: Literal["ema", "raw"] = "ema"
 
 
@@ -205,4 +230,5 @@ class Config(Section):
     kernels: KernelsConfig = KernelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    health: HealthConfig = HealthConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -20,6 +20,7 @@ SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in 
 # What to give in place of a value that pydantic refuses, by its name for the fault or by the first word of that name.
 REMEDIES = {
     "bool": "true or false",
+    "cadence_or_auto": "a whole number of at least 0, or auto",
     "finite_number": "a finite number",
     "float": "a number",
     "greater_than": "more than {gt}",

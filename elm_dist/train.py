@@ -16,16 +16,19 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "elm_dist":
 from elm_dist.config_file import load_config  # noqa: E402
 from elm_dist.errors import ElmError  # noqa: E402
 from elm_dist.parallel.environment import process_environment  # noqa: E402
+from elm_dist.training.preemption import ignore_stop_signals  # noqa: E402
 
 
 def main() -> int:
-    """Train and return the exit code: 0 done, 2 wrong input."""
+    """Train and return the exit code: 0 done or stopped as told, 1 failed, 2 wrong input."""
     parser = argparse.ArgumentParser(description="Train an ELM.")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "elm_l.yaml", help="a file of configs/")
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher; the environment has it too")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings laid over the file")
     arguments = parser.parse_args()
-    return run(arguments.config, arguments.overrides)
+    code = run(arguments.config, arguments.overrides)
+    ignore_stop_signals()  # nothing is left to save: what comes now shall not change the exit code
+    return code
 
 
 def run(config_path: Path, overrides: list[str]) -> int:
@@ -42,9 +45,12 @@ def run(config_path: Path, overrides: list[str]) -> int:
         train(config, environment)
     except ElmError as error:
         if not is_main:
-            time.sleep(5)  # a launcher ends all processes when the first one fails: let the main process speak first
+            # A launcher ends all processes when the first one fails: let the main process speak first, and keep the
+            # exit code when the launcher's signal comes.
+            ignore_stop_signals()
+            time.sleep(5)
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return error.exit_code
     return 0
 
 

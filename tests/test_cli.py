@@ -4,16 +4,27 @@ import pytest
 from command_line import elm, refused
 
 ROOT = Path(__file__).parent.parent
+COMMANDS = [
+    "check",
+    "demo",
+    "tokenizer",
+    "tokenize",
+    "train",
+    "sample",
+    "import",
+    "inspect",
+    "export",
+    "convert",
+    "import-model",
+]
 
 
 def test_help_names_every_command() -> None:
     said = elm("--help").stdout
-    assert all(
-        name in said for name in ("check", "demo", "tokenizer", "tokenize", "train", "sample", "import", "inspect")
-    )
+    assert all(name in said for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["check", "demo", "tokenizer", "tokenize", "train", "sample", "import", "inspect"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     result = elm(command, "--help")
     assert result.code == 0

@@ -177,6 +177,9 @@ def test_problems_of_different_kinds_are_reported_in_one_go(tmp_path: Path) -> N
         ("schedule.total_steps=", "None is not allowed; give a whole number"),
         ("monitoring.tensorboard=maybe", "'maybe' is not allowed; give true or false"),
         ("data.class_dropout=1", "1 is not allowed; give less than 1.0"),
+        ("checkpoint.every=-1", "-1 is not allowed; give a whole number of at least 0, or auto"),
+        ("checkpoint.every=automatic", "'automatic' is not allowed; give a whole number of at least 0, or auto"),
+        ("checkpoint.every=true", "True is not allowed; give a whole number of at least 0, or auto"),
     ],
 )
 def test_a_refused_value_says_what_is_allowed(small: Path, override: str, problem: str) -> None:

@@ -7,6 +7,7 @@ the real one with tiny sizes and whose data/cifar10 holds a few tiles of photogr
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (scratch / "configs" / path.name).symlink_to(path)
     (scratch / "configs" / "demo.yaml").unlink()
     (scratch / "configs" / "demo.yaml").write_text(SMALL.format(root=ROOT))
-    write_tiles(scratch / "data" / "cifar10", train=30, validation=10)
+    tiles = write_tiles(scratch / "tiles", train=12, validation=4)
+    for split in ("train", "validation"):
+        photographs = sorted((tiles / split).iterdir())
+        for label in range(10):  # as many classes as CIFAR-10 has
+            folder = scratch / "data" / "cifar10" / split / f"class_{label}"
+            shutil.copytree(photographs[label % len(photographs)], folder)
     return scratch
 
 
@@ -67,8 +73,13 @@ def run(command: str, repository: Path) -> None:
     assert "Traceback" not in result.stderr, result.stderr
 
 
+# A place of each server's site, and what is there once it works.
+SERVERS = {"tensorboard": ("data/plugin/scalars/tags", b"train/loss"), "elm": ("", b"gradio")}
+
+
 def serve_and_ask(command: str, repository: Path) -> None:
-    """Start TensorBoard as the README says, see that it answers on this machine alone, and stop it."""
+    """Start TensorBoard or our own page as the README says, see that it answers on this machine, and stop it."""
+    place, expected = SERVERS[command.split()[0]]
     process = subprocess.Popen(
         [str(BIN / shlex.split(command)[0]), *shlex.split(command)[1:], "--port", "16016"],
         cwd=repository,
@@ -78,13 +89,13 @@ def serve_and_ask(command: str, repository: Path) -> None:
     try:
         for _ in range(120):
             try:
-                with urllib.request.urlopen("http://localhost:16016/data/plugin/scalars/tags", timeout=5) as answer:
-                    if b"train/loss" in answer.read():
+                with urllib.request.urlopen(f"http://localhost:16016/{place}", timeout=5) as answer:
+                    if expected in answer.read():
                         return
             except OSError:
                 pass
             time.sleep(0.5)
-        pytest.fail("TensorBoard shows no loss within a minute")
+        pytest.fail(f"`{command}` does not answer within a minute")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -94,7 +105,7 @@ def serve_and_ask(command: str, repository: Path) -> None:
 def test_every_command_of_the_readme_runs(command: str, repository: Path) -> None:
     if command.startswith("make "):
         subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, check=True, capture_output=True)
-    elif command.startswith("tensorboard "):
+    elif command.startswith(("tensorboard ", "elm serve ")):
         serve_and_ask(command, repository)
     else:
         run(command, repository)

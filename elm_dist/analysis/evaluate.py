@@ -1,7 +1,11 @@
-"""What `elm evaluate` does with what it is given: scores of samples, the loss of a run, or two results side by side."""
+"""What `elm evaluate` does with what it is given: scores of samples, the loss of a run, or two results side by side.
+
+Knows nothing of how any of these is measured.
+"""
 
 from pathlib import Path
 
+from elm_dist.analysis.class_scores import ClassScores, evaluate_classes
 from elm_dist.analysis.run_loss import RunLoss, evaluate_run
 from elm_dist.analysis.sample_scores import SampleScores, evaluate_samples
 from elm_dist.analysis.score_comparison import ScoreComparison, compare_scores
@@ -14,15 +18,19 @@ def evaluate(
     target: Path | None,
     *,
     reference: Path | None,
+    images: Path | None,
+    tokenizer: Path | None,
     features: FeatureName,
     inception_weights: Path | None,
     save_statistics: Path | None,
     batch_size: int,
     out: Path | None,
     compare: tuple[Path, Path] | None,
-) -> SampleScores | RunLoss | ScoreComparison:
+) -> SampleScores | ClassScores | RunLoss | ScoreComparison:
     """Return what rich prints as tables; raises an ElmError for options that do not go together."""
-    of_samples = any(option is not None for option in (reference, inception_weights, save_statistics))
+    of_reference = reference is not None or save_statistics is not None
+    of_images = images is not None or tokenizer is not None
+    of_samples = of_reference or of_images or inception_weights is not None
     if compare is not None:
         if of_samples or target is not None or out is not None:
             raise EvaluationError(
@@ -30,15 +38,32 @@ def evaluate(
             )
         return compare_scores(*compare)
     if target is None:
-        raise EvaluationError("there is nothing to evaluate: give SAMPLES and --reference, a RUN, or --compare A B")
+        raise EvaluationError(
+            "there is nothing to evaluate: give SAMPLES and --reference or --images, a RUN, or --compare A B"
+        )
     if is_run(target):
         if of_samples:
             raise EvaluationError(
                 f"{target} is a run, whose loss needs no reference; to score images of it, draw them with `elm sample`"
             )
         return evaluate_run(target, batch_size=batch_size, out=out)
+    if images is not None and not of_reference:
+        return evaluate_classes(
+            target,
+            images,
+            tokenizer=tokenizer,
+            features=features,
+            inception_weights=inception_weights,
+            batch_size=batch_size,
+            out=out,
+        )
+    if of_images:
+        raise EvaluationError(
+            "--images, alone or with --tokenizer, asks for class agreement, and --reference, alone or with "
+            "--save-statistics, for a distance to any real images; ask for one of the two"
+        )
     if reference is None:
-        raise EvaluationError(f"{target}: samples are scored against real images; give these with --reference")
+        raise EvaluationError(f"{target}: samples are scored against real images; give --reference or --images")
     return evaluate_samples(
         target,
         reference,

@@ -22,7 +22,7 @@ from elm_dist.data.images import SUFFIXES, centre_crop, read_image
 from elm_dist.errors import EvaluationError
 
 SETTINGS, NPZ = "sampling.json", "samples.npz"  # that `elm sample` writes beside its images
-ARRAY = "arr_0.npy"
+ARRAY, CLASSES = "arr_0.npy", "arr_1"
 DECODERS = 8  # threads: Pillow lets go of the interpreter while it decodes
 AHEAD = 2  # batches that are decoded while one is measured
 FEWEST_IMAGES = 4  # a sphere reaches from one to its third neighbour
@@ -50,6 +50,10 @@ class PictureSet(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Return where they come from and in which order, as JSON knows it."""
+        ...
+
+    def classes(self) -> list[str] | None:
+        """Return the name of the class of each, if all are said to be of one."""
         ...
 
 
@@ -88,6 +92,11 @@ def read_sampling(path: Path) -> dict[str, Any] | None:
         ) from None
 
 
+def class_name(label: int) -> str:
+    """Return the name of a class as `elm sample` names its folder."""
+    return f"class_{label:04d}"
+
+
 class FolderPictures:
     """All images in a folder, however deep, ordered by the name of the file, then of its folder.
 
@@ -120,6 +129,11 @@ class FolderPictures:
         folders = sorted({str(file.parent.relative_to(self.path)) for file in self._files})
         return {"path": str(self.path), "order": "by file name, then folder", "folders": folders}
 
+    def classes(self) -> list[str] | None:
+        """Return the name of the folder that each lies in, within this one; None if any lies in none."""
+        folders = [str(file.parent.relative_to(self.path)) for file in self._files]
+        return None if "." in folders else folders
+
     def _first_size(self) -> ImageSize:
         if not self._files:
             return ImageSize(0, 0)
@@ -137,7 +151,10 @@ class FolderPictures:
 
 
 class NpzPictures:
-    """The array arr_0 (n, height, width, 3), uint8, of an npz file, as ADM's evaluator reads it."""
+    """The array arr_0 (n, height, width, 3), uint8, of an npz file, as ADM's evaluator reads it.
+
+    ADM has the classes beside it, as arr_1 (n,).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -163,6 +180,18 @@ class NpzPictures:
 
     def facts(self) -> dict[str, Any]:
         return {"path": str(self.path), "order": "as stored"}
+
+    def classes(self) -> list[str] | None:
+        with _explained(self.path), np.load(self.path, allow_pickle=False) as arrays:
+            if CLASSES not in arrays.files:
+                return None
+            labels = arrays[CLASSES]
+        if labels.shape != (len(self),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise EvaluationError(
+                f"{self.path}: arr_1 is {labels.dtype} {labels.shape}, but classes are whole numbers from 0 on, one "
+                f"for each of the {len(self):,} images; write them so, or leave arr_1 out"
+            )
+        return [class_name(label) for label in labels.tolist()]
 
     def stored_statistics(self, dimension: int, spatial_dimension: int) -> dict[str, NDArray[np.float64]] | None:
         """Return `mu`, `sigma`, `mu_s` and `sigma_s`, which ADM's reference files hold as well; None without them."""

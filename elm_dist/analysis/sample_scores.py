@@ -13,7 +13,8 @@ import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from elm_dist.analysis.picture_sets import open_pictures, read_sampling
+from elm_dist.analysis.picture_classes import describe_samples
+from elm_dist.analysis.picture_sets import open_pictures
 from elm_dist.analysis.references import find_reference, measure_pictures
 from elm_dist.devices import choose_device
 from elm_dist.errors import EvaluationError
@@ -77,27 +78,17 @@ def evaluate_samples(
     """
     if save_statistics and save_statistics.suffix != SUFFIX:
         raise EvaluationError(f"--save-statistics {save_statistics}: the name of this file must end in {SUFFIX}")
-    pictures, sampling = open_pictures(samples), read_sampling(samples)
+    pictures = open_pictures(samples)
+    described = describe_samples(pictures)
     extractor = load_features(features, inception_weights, choose_device("auto"))
     real = find_reference(reference, pictures.size, extractor, batch_size)
     if save_statistics:
         save_reference(save_statistics, real)
     found = measure_pictures("samples", pictures, extractor, batch_size, SAMPLE_LIMIT)
     settings = {
-        "samples": pictures.facts()
-        | {
-            "images": len(pictures),
-            "image_size": list(pictures.size),
-            "sha256": found.pixels_sha256,
-            "sampling": sampling,
-        },
+        "samples": described | {"sha256": found.pixels_sha256},
         "reference": real.facts,
-        "features": {
-            "name": extractor.name,
-            "distance": extractor.distance,
-            "description": extractor.description,
-            "weights_sha256": extractor.weights_sha256,
-        },
+        "features": extractor.facts(),
         "precision_and_recall": {
             "neighbours": NEIGHBOURS,
             "samples": len(found.manifold),

@@ -18,6 +18,12 @@ MUST_AGREE = {
         "reference.sha256": "reference",
         "samples.images": "number of samples",
     },
+    "classes": {
+        "features.weights_sha256": "feature weights",
+        "images.fitted_on_sha256": "training images",
+        "images.held_out_sha256": "held-out images",
+        "classifier_penalty": "penalties of the classifier",
+    },
     "run": {"shards_sha256": "validation images"},
 }
 

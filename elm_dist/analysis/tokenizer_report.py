@@ -6,7 +6,6 @@ Writes `report.json`, every number and setting, and `report.html`, the same to l
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from elm_dist.analysis.real_images import read_batches
 from elm_dist.analysis.tokenizer_measures import TokenizerMeasures, measure_tokenizer
 from elm_dist.analysis.tokenizer_page import Finding, render_page
 from elm_dist.analysis.tokenizer_plots import draw_plots
 from elm_dist.checkpoint.tokenizer import architecture, load_tokenizer, tokenizer_fingerprint
-from elm_dist.data.images import centre_crop
 from elm_dist.data.samples import ImageSet, open_images
 from elm_dist.data.shards import Split
 from elm_dist.devices import choose_device
@@ -31,7 +30,6 @@ from elm_dist.files import replace_text
 
 JSON_FILE, PAGE_FILE = "report.json", "report.html"
 FEWEST_IMAGES = 4  # two in each half that the Frechet distance is compared on
-DECODERS = 8  # threads: Pillow lets go of the interpreter while it decodes
 
 
 @dataclass(frozen=True)
@@ -160,13 +158,8 @@ def _load_batches(
 ) -> Iterator[Tensor]:
     """Yield the chosen images, cropped to the size of `images`, as (batch, 3, S, S) in [0, 1] on `device`."""
 
-    def load(index: int) -> NDArray[np.uint8]:
-        return np.asarray(centre_crop(images.open(index), images.image_size))
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        for start in range(0, len(chosen), batch_size):
-            batch = np.stack(list(pool.map(load, chosen[start : start + batch_size].tolist())))
-            yield torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+    for batch in read_batches(images, chosen, batch_size):
+        yield torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def _write(report: TokenizerReport, out: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from elm_dist.checkpoint.host_copy import HostPart
+from elm_dist.checkpoint.latest import LATEST
 from elm_dist.checkpoint.stream import write_safetensors
-from elm_dist.errors import CheckpointError
+from elm_dist.errors import SaveError
 from elm_dist.files import replace_text, sync
 
 log = logging.getLogger(__name__)
 
-LATEST = "latest"
 MANIFEST = "manifest.json"
 POLL_SECONDS = 0.1
 
@@ -56,23 +56,23 @@ def report_failure(folder: Path, rank: int, message: str) -> None:
         replace_text(_note(folder, rank), json.dumps({"error": message}))
 
 
-def gather_notes(folder: Path, world_size: int, patience: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def gather_notes(folder: Path, world_size: int, patience: Callable[[], float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Wait for the notes of all ranks and return the files and the shapes that they name; the notes are deleted.
 
-    Raises CheckpointError with the reason of a rank that failed, and with the ranks still missing after `patience`
-    seconds. On a network file system a note may be seen some seconds after it was written.
+    Raises SaveError with the reason of a rank that failed, and with the ranks still missing after `patience()` seconds,
+    which may become fewer. On a network file system a note may be seen some seconds after it was written.
     """
-    deadline = time.monotonic() + patience
+    begin = time.monotonic()
     notes: dict[int, dict[str, Any]] = {}
     while missing := [rank for rank in range(world_size) if rank not in notes]:
         arrived = [rank for rank in missing if _note(folder, rank).exists()]
         notes |= {rank: json.loads(_note(folder, rank).read_text()) for rank in arrived}
         for rank in arrived:
             if "error" in notes[rank]:
-                raise CheckpointError(notes[rank]["error"])
-        if not arrived and time.monotonic() > deadline:
-            raise CheckpointError(
-                f"{folder}: the files of rank {', '.join(map(str, missing))} did not come within {patience:g} "
+                raise SaveError(notes[rank]["error"])
+        if not arrived and time.monotonic() > begin + patience():
+            raise SaveError(
+                f"{folder}: the files of rank {', '.join(map(str, missing))} did not come within {patience():g} "
                 "seconds, so there is no checkpoint of this step; see to it that these processes run and that all "
                 "machines share the disk of run.directory"
             )
@@ -104,6 +104,13 @@ def publish(partial: Path, final: Path, manifest: dict[str, Any]) -> None:
     replace_text(final.parent / LATEST, final.name)
     sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint, which first loses its name: half of one is never seen."""
+    nameless = folder.with_name(f".{folder.name}.discarded")
+    folder.rename(nameless)
+    shutil.rmtree(nameless)
 
 
 def _note(folder: Path, rank: int) -> Path:

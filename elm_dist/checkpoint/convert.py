@@ -1,90 +1,74 @@
-"""Writes the weights of a run as plain safetensors with a `config.json`, in the form that model hubs expect.
+"""Writes the weights of a checkpoint as plain safetensors, under the names and in the shapes of any layout.
 
     model.safetensors                       or, of more than 5 GB, model-00001-of-00003.safetensors and so on, and
     model.safetensors.index.json            which of these files has which tensor
-    config.json                             written last: a folder that has it is complete
 
-For use elsewhere: a run goes on from its checkpoints on any layout as they are. One tensor is in memory at a time.
+One tensor is in memory at a time. Knows nothing of what else lies in the folder.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
 
-from elm_dist.checkpoint.run_folder import choose_checkpoint, load_run_config
+import torch
+
+from elm_dist.checkpoint.model_layouts import ModelLayout
 from elm_dist.checkpoint.store import Checkpoint
-from elm_dist.checkpoint.stream import DTYPES, write_safetensors
-from elm_dist.checkpoint.tokenizer import architecture
-from elm_dist.errors import CheckpointError
+from elm_dist.checkpoint.stream import write_safetensors
+from elm_dist.config import Config
 from elm_dist.files import replace_text, replacing
+from elm_dist.model.elm import ELM, layer_specs
 
-CONFIG_FILE = "config.json"
 SHARD_BYTES = 5 * 10**9
 KINDS = {"ema": "ema", "raw": "weights"}  # what users call them, and what checkpoints do
+Shapes = dict[str, torch.Size]
 
 
-def convert_run(
-    run: Path,
-    out: Path,
-    *,
-    weights: Literal["ema", "raw"] = "ema",
-    dtype: Literal["fp32", "bf16"] = "fp32",
-    step: int | None = None,
+def write_weights(
+    checkpoint: Checkpoint,
+    kind: str,
+    config: Config,
+    layout: ModelLayout,
+    folder: Path,
+    dtype: torch.dtype,
     shard_bytes: int = SHARD_BYTES,
-) -> Checkpoint:
-    """Write the weights of the newest good checkpoint, or of `step`, into the new folder `out`; return the checkpoint.
+) -> int:
+    """Write the weights of `kind`, of the model of `config`, into `folder`; return the number of parameters.
 
-    Raises CheckpointError for a folder that is no run or has no such checkpoint, and where `out` holds anything.
+    A file has up to `shard_bytes`, or one tensor. Raises CheckpointError for a checkpoint of another model.
     """
-    config = load_run_config(run)
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty; give a new folder")
-    kind = KINDS[weights]
-    checkpoint = choose_checkpoint(run, step, lambda files: [file for file in files if file.startswith(f"{kind}-")])
-    shards = list(_divide(checkpoint, shard_bytes // DTYPES[dtype].itemsize))
-    files = {_file_name(number, len(shards)): names for number, names in enumerate(shards, start=1)}
-    for file, names in files.items():
-        with replacing(out / file) as scratch:
-            shapes = {name: checkpoint.shapes[name] for name in names}
-            values = (checkpoint.read(kind, name, checkpoint.shapes[name]) for name in names)
-            write_safetensors(scratch, shapes, DTYPES[dtype], values)
-    parameters = sum(shape.numel() for shape in checkpoint.shapes.values())
+    with torch.device("meta"):  # has shapes and no values
+        model = ELM(layer_specs(config.model, config.tokenizer.grid)).state_dict()
+
+    def read(name: str) -> torch.Tensor:
+        return checkpoint.read(kind, name, model[name].shape)
+
+    shapes = {name: make(model.__getitem__).shape for name, make in layout.items()}
+    divided = list(_divide(shapes, shard_bytes // dtype.itemsize))
+    files = {_file_name(number, len(divided)): part for number, part in enumerate(divided, start=1)}
+    for file, part in files.items():
+        with replacing(folder / file) as scratch:
+            write_safetensors(scratch, part, dtype, (layout[name](read) for name in part))
+    parameters = sum(shape.numel() for shape in shapes.values())
     if len(files) > 1:
         index = {
-            "metadata": {"total_size": parameters * DTYPES[dtype].itemsize},
-            "weight_map": {name: file for file, names in files.items() for name in names},
+            "metadata": {"total_size": parameters * dtype.itemsize},
+            "weight_map": {name: file for file, part in files.items() for name in part},
         }
-        _write_json(out / "model.safetensors.index.json", index)
-    facts = {
-        "model": config.model.model_dump(mode="json"),
-        "tokenizer": architecture(config.tokenizer),
-        "weights": weights,
-        "dtype": dtype,
-        "parameters": parameters,
-        "step": checkpoint.step,
-        **checkpoint.facts,
-    }
-    _write_json(out / CONFIG_FILE, facts)
-    return checkpoint
+        replace_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+    return parameters
 
 
-def _divide(checkpoint: Checkpoint, limit: int) -> Iterator[list[str]]:
-    """Yield the names of each file; a file has up to `limit` elements, or one tensor."""
-    names: list[str] = []
-    elements = 0
-    for name, shape in checkpoint.shapes.items():
-        if names and elements + shape.numel() > limit:
-            yield names
-            names, elements = [], 0
-        names.append(name)
-        elements += shape.numel()
-    yield names
+def _divide(shapes: Shapes, limit: int) -> Iterator[Shapes]:
+    """Yield the shapes of each file; a file has up to `limit` elements, or one tensor."""
+    part: Shapes = {}
+    for name, shape in shapes.items():
+        if part and sum(each.numel() for each in part.values()) + shape.numel() > limit:
+            yield part
+            part = {}
+        part[name] = shape
+    yield part
 
 
 def _file_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    replace_text(path, json.dumps(content, indent=2) + "\n")

@@ -27,7 +27,7 @@ def import_tokenizer(path: Path, out: Path, image_size: int = 256) -> TokenizerC
     """
     if has_tokenizer(out):
         raise TokenizerError(f"{out}: there is a tokenizer already; give another folder, or delete this one")
-    tensors = _unwrap(load_published(path))
+    tensors = unwrap(load_published(path))
     layout = _recognise(path, tensors)
     config = _derive_config(path, tensors, layout, out, image_size)
     publish = layout.publisher(config)
@@ -43,7 +43,7 @@ def import_tokenizer(path: Path, out: Path, image_size: int = 256) -> TokenizerC
     return config
 
 
-def _unwrap(tree: Any) -> Tensors:
+def unwrap(tree: Any) -> Tensors:
     """Return the tensors of a file by name; of two sets of weights the averaged one, which was measured."""
     for key in ("ema", "model", "state_dict"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from elm_dist.checkpoint.store import CHECKPOINTS, Checkpoint, checkpoint_steps, newest_good
+from elm_dist.checkpoint.latest import CHECKPOINTS
+from elm_dist.checkpoint.store import Checkpoint, checkpoint_steps, newest_good
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
 from elm_dist.errors import CheckpointError

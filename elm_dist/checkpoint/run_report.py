@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elm_dist.checkpoint.latest import CHECKPOINTS, latest_step
 from elm_dist.checkpoint.run_folder import load_run_config
-from elm_dist.checkpoint.store import CHECKPOINTS, Checkpoint, checkpoint_steps, latest_step
+from elm_dist.checkpoint.store import Checkpoint, checkpoint_steps
 from elm_dist.checkpoint.tokenizer import has_tokenizer
 from elm_dist.config import Config
 from elm_dist.errors import CheckpointError
 from elm_dist.model.cost import count_parameters
 from elm_dist.monitoring import metrics
+from elm_dist.monitoring.events import EVENTS, read_events
+from elm_dist.monitoring.goodput import Goodput, account
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,16 @@ class RunReport:
     latest: int | None
     losses: dict[str, tuple[int, float]]  # newest (step, value) of the losses that were reported
     verified: bool
+    goodput: Goodput
 
     @property
     def is_good(self) -> bool:
         return not any(line.damage for line in self.checkpoints)
 
     def __str__(self) -> str:
-        return "\n".join([self._model(), self._tokenizer(), self._started(), *self._checkpoints(), *self._losses()])
+        goodput = [f"goodput          {self.goodput}"] if self.goodput.starts else []
+        head = [self._model(), self._tokenizer(), self._started()]
+        return "\n".join([*head, *self._checkpoints(), *self._losses(), *goodput])
 
     def _model(self) -> str:
         model = self.config.model
@@ -101,6 +107,7 @@ def inspect_run(directory: Path, fast: bool = False) -> RunReport:
         latest_step(checkpoints),
         _newest_losses(directory / "metrics.jsonl"),
         not fast,
+        account(read_events(directory / EVENTS)),
     )
 
 

@@ -12,7 +12,6 @@ the layout. docs/checkpoints.md has the format in full.
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elm_dist.checkpoint.commit import (
-    LATEST,
     MANIFEST,
     clear_unfinished,
+    discard,
     gather_notes,
     publish,
     report_failure,
@@ -37,14 +36,14 @@ from elm_dist.checkpoint.commit import (
 )
 from elm_dist.checkpoint.host_copy import HostCopy, HostPart, RankLayout, TensorSource
 from elm_dist.config import CheckpointConfig
-from elm_dist.errors import CheckpointError
+from elm_dist.errors import CheckpointError, SaveError
 from elm_dist.files import sha256
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-CHECKPOINTS = "checkpoints"  # the folder's name in a run
 PATIENCE = 600.0  # seconds that the main process waits for the files of the others, once its own are written
+PATIENCE_WITH_THE_DEAD = 5.0  # the same, when the training has failed, for another process that may be gone
 
 
 class Trainable(Protocol):
@@ -87,6 +86,8 @@ class Checkpoint:
             self.shapes = {name: torch.Size(shape) for name, shape in manifest["shapes"].items()}
             self._pieces: dict[tuple[str, str], list[Piece]] = {}
             for file, entry in self.files.items():
+                if Path(file).name != file:
+                    raise TypeError(f"{file} is no name of a file of its folder")
                 for name, (start, stop) in entry["tensors"].items():
                     self._pieces.setdefault((entry["kind"], name), []).append(Piece(start, stop, file))
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -161,6 +162,8 @@ class CheckpointStore:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._patience = min(self._patience, PATIENCE_WITH_THE_DEAD)
         try:
             self.wait()
         except CheckpointError as unsaved:
@@ -171,7 +174,7 @@ class CheckpointStore:
     def save(self, engine: Trainable, step: int, facts: dict[str, Any]) -> None:
         """Write a checkpoint of `step`; every rank calls this and writes what it holds.
 
-        Raises CheckpointError if it, or the one before, cannot be written.
+        Raises SaveError if it, or the one before, cannot be written.
         """
         self._wait_for_the_one_before()
         layout, state = engine.layout, engine.state
@@ -194,7 +197,7 @@ class CheckpointStore:
             self.wait()
 
     def check(self) -> None:
-        """Raise the CheckpointError of a save that failed behind; costs nothing."""
+        """Raise the SaveError of a save that failed behind; costs nothing."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
@@ -232,40 +235,32 @@ class CheckpointStore:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_rank(folder, layout.rank, parts, manifest["shapes"])
                 if layout.rank == 0:
-                    files, shapes = gather_notes(folder, layout.world_size, self._patience)
+                    files, shapes = gather_notes(folder, layout.world_size, lambda: self._patience)
                     publish(folder, self._directory / f"step_{step:08d}", manifest | {"files": files, "shapes": shapes})
                     self._prune(step)
-        except CheckpointError as error:
+        except SaveError as error:
             report_failure(folder, layout.rank, str(error))
             raise
 
     @contextmanager
     def _explained(self, step: int) -> Iterator[None]:
-        """Turn what the disk refuses into the CheckpointError to report."""
+        """Turn what the disk refuses into the SaveError to report."""
         try:
             yield
         except OSError as error:
-            raise CheckpointError(
+            raise SaveError(
                 f"{self._directory}: the checkpoint of step {step:,} cannot be written ({error.strerror or error}); "
                 "make room or set run.directory to another disk, then start again: the run goes on from the last good "
                 "checkpoint"
             ) from error
 
     def _prune(self, newest: int) -> None:
-        """Delete checkpoints past the last `keep_last`, but for every `keep_every`-th step; only whole folders go."""
-        steps = checkpoint_steps(self._directory)
+        """Delete checkpoints past the last `keep_last`, but for the first in each `keep_every` steps from there on."""
+        steps, period = checkpoint_steps(self._directory), self._config.keep_every
+        kept = {step // period: step for step in reversed(steps) if step >= period} if period else {}
         for step in steps[: -self._config.keep_last]:
-            forever = self._config.keep_every and step % self._config.keep_every == 0
-            if step != newest and not forever:
-                shutil.rmtree(self._directory / f"step_{step:08d}")
-
-
-def latest_step(directory: Path) -> int | None:
-    """Return the step that `latest` names; None where there is no checkpoint yet."""
-    try:
-        return int((directory / LATEST).read_text().removeprefix("step_"))
-    except (FileNotFoundError, ValueError):
-        return None
+            if step != newest and step not in kept.values():
+                discard(self._directory / f"step_{step:08d}")
 
 
 def newest_good(

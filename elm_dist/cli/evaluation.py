@@ -17,6 +17,13 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="Real images to score samples against: a folder, an npz, or saved statistics.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Instead: train/CLASS/* and validation/CLASS/*, to tell whether samples look like theirs."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With --images: a tokenizer, to judge what it makes of held-out images, too.")
+    ] = None,
     features: Annotated[
         Literal["inception", "mobilenet_v2"], typer.Option(help="What to score in; only with inception is it FID.")
     ] = "inception",
@@ -40,6 +47,8 @@ def evaluate(
     result = run(
         target,
         reference=reference,
+        images=images,
+        tokenizer=tokenizer,
         features=features,
         inception_weights=inception_weights,
         save_statistics=save_statistics,

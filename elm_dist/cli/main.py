@@ -1,4 +1,4 @@
-"""The `elm` command line: parses, calls one function, and turns errors into one sentence and exit code 2."""
+"""The `elm` command line: parses, calls one function, and turns errors into one sentence and their exit code."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import sys
 import typer
 
 # isort: off
-from elm_dist.cli import runs, tokenizers, sampling, evaluation  # noqa: F401  in the order in which --help lists them
+from elm_dist.cli import runs, planning, exchange, tokenizers, sampling, evaluation, cluster  # noqa: F401  in the order of --help
 
 # isort: on
 from elm_dist.cli.app import app
@@ -20,7 +20,7 @@ def main() -> None:
         app(prog_name="elm")
     except ElmError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Commands that make a run and look after it: check, demo, train, inspect, convert."""
+"""Commands that make a run and look after it: check, demo, train, inspect."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from elm_dist.cli.app import ConfigArgument, Overrides, RunArgument, app
+from elm_dist.cli.app import ConfigArgument, Overrides, app
 from elm_dist.config_file import load_config
 from elm_dist.errors import ElmError
 
@@ -103,21 +103,3 @@ def _inspect_shards(shards: Path, tokenizer: Path | None, out: Path | None, fast
     if tokenizer is not None and out is not None:
         draw_contact_sheet(shards, tokenizer, out)
         typer.echo(f"picture     {out}")
-
-
-@app.command()
-def convert(
-    run: RunArgument,
-    to: Annotated[Path, typer.Option(help="A new folder for model.safetensors and config.json.")],
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="The averaged weights, or those of the step.")] = "ema",
-    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="What to store them in.")] = "fp32",
-    step: Annotated[int | None, typer.Option(min=0, help="Of the checkpoint; the newest good one by default.")] = None,
-) -> None:
-    """Write a run's weights as plain safetensors, for use elsewhere.
-
-    Nothing else needs converting: a run goes on from its checkpoints on any layout as they are.
-    """
-    from elm_dist.checkpoint.convert import convert_run
-
-    checkpoint = convert_run(run, to, weights=weights, dtype=dtype, step=step)
-    typer.echo(f"{to}: {weights} weights of step {checkpoint.step:,} in {dtype}")

@@ -79,6 +79,11 @@ class TokenLoader:
         """
         return self.micro_batch(step * self.global_batch_size + index * self.micro_batch_size)
 
+    def train_samples(self, step: int) -> NDArray[np.int64]:
+        """Return which samples, in stored order, the global batch of `step` holds, as long as their shards are good."""
+        size = self.global_batch_size
+        return stored_indices(self.seed, self._samples, step * size, size)
+
     def micro_batch(self, position: int) -> MicroBatch:
         """Return the micro-batch that starts at `position` of the endless stream of training samples."""
         positions = np.arange(position, position + self.micro_batch_size)

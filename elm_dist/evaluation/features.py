@@ -47,6 +47,15 @@ class FeatureExtractor:
     net: nn.Module
     device: torch.device
 
+    def facts(self) -> dict[str, str]:
+        """Return everything that decides the features, as JSON knows it."""
+        return {
+            "name": self.name,
+            "distance": self.distance,
+            "description": self.description,
+            "weights_sha256": self.weights_sha256,
+        }
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features (batch, dimension), fp32, of images (batch, 3, S, S) in [0, 1] on the net's device."""
         return self.all_features(images).pooled

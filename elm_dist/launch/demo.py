@@ -38,7 +38,11 @@ log = logging.getLogger(__name__)
 LARGEST_SHARE_OF_MARGINAL_BITS = 0.98
 SMALLEST_MEAN_IMAGE_RATIO = 4.0
 
-IMAGES_PER_CLASS = 8
+# As `elm evaluate --images` names them. Real images are held-out ones: the most that can be reached.
+SUBJECTS, AGREEMENT, DISTANCE = ("samples", "reconstructions", "real"), "class_agreement", "FD-MobileNetV2"
+
+FEWEST_OF_A_CLASS = 8
+SCORED = 1280  # samples: as many as MobileNetV2 has features, below which their covariance says little
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class DemoReport:
     marginal_bits: float  # of the best model that looks at nothing
     mean_image_ratio: float
     psnr_db: float
+    scores: dict[str, float]  # of `elm evaluate --images`
 
     @property
     def is_proven(self) -> bool:
@@ -88,10 +93,16 @@ class DemoReport:
             f"model        {self.bits:.4f} bits per code bit on validation images; per-bit frequencies alone need "
             f"{self.marginal_bits:.4f} (at most {LARGEST_SHARE_OF_MARGINAL_BITS * self.marginal_bits:.4f} wanted)"
         )
+        chance = 1 / self.config.model.num_classes
+        yield f"classes      {self._compare(AGREEMENT, '{:.1%}')}: look like their class (chance: {chance:.0%})"
+        yield f"distance     {self._compare(DISTANCE, '{:.0f}')}: in {DISTANCE} from real training images"
         yield f"picture      {final_samples(self.config) / 'grid.png'}"
         yield f"TensorBoard  tensorboard --logdir {run}"
         yield f"run          {run}"
         yield "proven: both bars are met" if self.is_proven else "FAILED: a bar is not met, see the figures above"
+
+    def _compare(self, score: str, form: str) -> str:
+        return ", ".join(f"{subject} {form.format(self.scores[f'{subject} {score}'])}" for subject in SUBJECTS)
 
 
 def run_demo(config_path: Path, images: Path | None, overrides: list[str]) -> DemoReport:
@@ -130,7 +141,19 @@ def _stages(config_path: Path, config: Config, overrides: list[str]) -> Iterator
         },
     )
     out = str(final_samples(config))
-    yield Stage("samples", [elm, "sample", str(run), "--out", out, "--per-class", str(IMAGES_PER_CLASS)])
+    yield Stage("samples", [elm, "sample", str(run), "--out", out, "--per-class", str(_samples_per_class(config))])
+    judge = ["--images", images, "--tokenizer", str(tokenizer), "--features", "mobilenet_v2", "--batch-size", "8"]
+    yield Stage("scores", [elm, "evaluate", out, *judge, "--out", str(_scores_file(config))])
+
+
+def _samples_per_class(config: Config) -> int:
+    """Return how many samples to draw of a class: no more than there are held-out images to hold against them."""
+    classes, held_out = config.model.num_classes, load_manifest(config.data.shards).samples("validation")
+    return max(FEWEST_OF_A_CLASS, min(-(-SCORED // classes), held_out // classes))
+
+
+def _scores_file(config: Config) -> Path:
+    return final_samples(config) / "scores.json"
 
 
 def _fit_machine(config: Config) -> list[str]:
@@ -197,8 +220,9 @@ def _report(config: Config, seconds: dict[str, float]) -> DemoReport:
         "tokenizer": f"{score['steps']:,} steps, {score['psnr_db']:.2f} dB, in {config.tokenizer.directory}",
         "shards": f"{train} and {validation} images as {manifest.packed_bytes} bytes each, in {config.data.shards}",
         "training": f"{validations[-1]['step']:,} steps on {config.parallel.pipeline_stages} pipeline stages",
-        "samples": f"{IMAGES_PER_CLASS} images of each of {config.model.num_classes} classes, guided by "
+        "samples": f"{_samples_per_class(config)} images of each of {config.model.num_classes} classes, guided by "
         f"{config.sampling.cfg_scale:g}",
+        "scores": f"samples against unseen images and what the tokenizer makes of them, in {_scores_file(config)}",
     }
     return DemoReport(
         config,
@@ -207,4 +231,5 @@ def _report(config: Config, seconds: dict[str, float]) -> DemoReport:
         marginal_bits=marginal_bits_per_code_bit(config.data.shards).train,
         mean_image_ratio=score["mean_image_ratio"],
         psnr_db=score["psnr_db"],
+        scores=json.loads(_scores_file(config).read_text())["scores"],
     )

@@ -75,7 +75,12 @@ class KeyValueCache:
 
     def rows(self, first: int, count: int) -> "KeyValueCache":
         """Return a view of `count` images of the batch."""
-        return KeyValueCache(self.keys[first : first + count], self.values[first : first + count])
+        return self.part(first, count, self.keys.shape[2])
+
+    def part(self, first: int, count: int, end: int) -> "KeyValueCache":
+        """Return a view of `count` images of the batch, up to position `end`."""
+        rows = slice(first, first + count)
+        return KeyValueCache(self.keys[rows, :, :end], self.values[rows, :, :end])
 
 
 class Attention(nn.Module):

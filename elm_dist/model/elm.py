@@ -87,13 +87,14 @@ def initialize(named_parameters: Iterable[tuple[str, nn.Parameter]], seed: int) 
 
 
 class DecoderStep(Protocol):
-    """Gives the logits (rows, 1, subtokens, vocabulary) at the last position of `x`, on one process or on many.
+    """Gives the logits (rows, outputs, subtokens, vocabulary) at the last `outputs` positions of `x`.
 
     `x` is labels (rows,) at position 0, or sub-tokens (rows, length, subtokens) for the positions from `position` on.
-    Its rows are those of the batch from `row` on, and the positions of each row come in order.
+    Its rows are those of the batch from `row` on, and the positions of each row come in order; those that come again
+    replace what was there. It runs on one process or on many.
     """
 
-    def __call__(self, x: Tensor, position: int, row: int = 0) -> Tensor: ...
+    def __call__(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor: ...
 
 
 class Decoder:
@@ -109,8 +110,8 @@ class Decoder:
         self.caches: dict[int, KeyValueCache] = {}
 
     @torch.inference_mode()
-    def step(self, x: Tensor, position: int, row: int = 0) -> Tensor:
-        """Return the logits at the last position of `x`, or the stream at all of them where the head is elsewhere.
+    def step(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+        """Return the logits at the last `outputs` positions, or the stream at all of them where the head is elsewhere.
 
         Many positions at once (a prefill) cost one pass and leave the cache as so many steps would.
         """
@@ -120,7 +121,7 @@ class Decoder:
             elif isinstance(layer, Block):
                 x = layer.step(x, position, self._cache(index, layer, x).rows(row, len(x)))
             else:
-                x = layer(x[:, -1:])
+                x = layer(x[:, -outputs:])
         return x
 
     def _cache(self, index: int, block: Block, x: Tensor) -> KeyValueCache:

@@ -62,7 +62,7 @@ def choose_kernels(config: Config, device: torch.device) -> Kernels:
             reasons.append(problem)
         chosen[part] = (plain if problem else fused) if wanted == "auto" else wanted
     if kernels.compile_blocks:
-        _check_compiler(device)
+        check_compiler("kernels.compile_blocks", device)
     return Kernels(**chosen, compile_blocks=kernels.compile_blocks, reasons=tuple(dict.fromkeys(reasons)))
 
 
@@ -114,16 +114,16 @@ def _optimizer_problem(config: Config, device: torch.device) -> str | None:
     return _apex_problem("optimizer", device)
 
 
-def _check_compiler(device: torch.device) -> None:
-    """Raise ConfigError unless torch.compile has what it compiles with."""
+def check_compiler(setting: str, device: torch.device) -> None:
+    """Raise ConfigError, naming the `setting` that asks for torch.compile, unless that has what it compiles with."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ConfigError(
-            f"kernels.compile_blocks=true needs a C++ compiler, and there is no {compiler} on PATH; install one, name "
-            "it in the environment variable CXX, or set kernels.compile_blocks=false"
+            f"{setting}=true needs a C++ compiler, and there is no {compiler} on PATH; install one, name "
+            f"it in the environment variable CXX, or set {setting}=false"
         )
     if device.type == "cuda" and find_spec("triton") is None:
         raise ConfigError(
-            "kernels.compile_blocks=true needs triton on a GPU, and it is not installed; `pip install triton`, or set "
-            "kernels.compile_blocks=false"
+            f"{setting}=true needs triton on a GPU, and it is not installed; `pip install triton`, or set "
+            f"{setting}=false"
         )

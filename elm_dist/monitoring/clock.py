@@ -9,6 +9,7 @@ class Clock:
     """Times steps. `lap` reports on the steps that were counted since the last lap."""
 
     def __init__(self) -> None:
+        self._last = 0.0
         self._restart()
 
     def count(self, data_seconds: float) -> None:
@@ -27,10 +28,16 @@ class Clock:
 
     def lap(self) -> tuple[float, float]:
         """Return seconds per step and the share of them that was spent waiting for data, and start anew."""
-        elapsed, steps = time.perf_counter() - self._begin, self._steps
+        elapsed = time.perf_counter() - self._begin
         wait_share = self._data_seconds / elapsed
+        self._last = elapsed / self._steps
         self._restart()
-        return elapsed / steps, wait_share
+        return self._last, wait_share
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds per step so far in this lap, or in the one before where no step of this one is done."""
+        return (time.perf_counter() - self._begin) / self._steps if self._steps else self._last
 
     def _restart(self) -> None:
         self._begin = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from elm_dist.errors import TrainingError
+from elm_dist.errors import FaultError
 
 
 class StepProfiler:
@@ -41,7 +41,7 @@ class StepProfiler:
 
 @contextmanager
 def out_of_memory_explained(directory: Path, rank: int, has_snapshot: bool) -> Iterator[None]:
-    """Turn running out of memory into a TrainingError that says what helps.
+    """Turn running out of memory into a FaultError that says what helps.
 
     With `has_snapshot` a GPU's allocations are recorded, and written to directory/memory_rank<rank>.pickle, which
     pytorch.org/memory_viz draws.
@@ -51,9 +51,9 @@ def out_of_memory_explained(directory: Path, rank: int, has_snapshot: bool) -> I
         torch.cuda.memory._record_memory_history()
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        is_main_memory = "can't allocate memory" in str(error)  # of the CPU, which has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and not is_main_memory:
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        is_main_memory = "can't allocate memory" in str(error)  # of the CPU, which has no class of its own in torch
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not is_main_memory:
             raise
         seen = ""
         if has_snapshot:
@@ -61,7 +61,7 @@ def out_of_memory_explained(directory: Path, rank: int, has_snapshot: bool) -> I
             snapshot = directory / f"memory_rank{rank}.pickle"
             torch.cuda.memory._dump_snapshot(str(snapshot))
             seen = f" ({snapshot} shows what took it)"
-        raise TrainingError(
+        raise FaultError(
             f"rank {rank} is out of memory{seen}; set a smaller schedule.micro_batch_size, "
             "parallel.checkpoint_every_blocks=1, a higher parallel.zero_stage, or parallel.offload"
         ) from error

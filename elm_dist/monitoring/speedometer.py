@@ -12,9 +12,10 @@ LOG_SECONDS = 10.0  # between two lines of progress, where there is no terminal 
 
 
 class Speedometer:
-    """Shows how far this process is, its images per second and the time left: one bar, or lines if it is not alone."""
+    """Shows how far this process is, its `unit` per second and the time left: one bar, or lines if it is not alone."""
 
-    def __init__(self, work: str, rank: int, world_size: int) -> None:
+    def __init__(self, work: str, rank: int, world_size: int, unit: str = "images") -> None:
+        self._unit = unit
         self._name = f"process {rank + 1} of {world_size}" if world_size > 1 else work
         self._bar = Progress(
             *Progress.get_default_columns()[:-1],
@@ -35,14 +36,15 @@ class Speedometer:
         self._bar.stop()
 
     def show(self, done: int, total: int) -> None:
-        """Report that `done` of `total` samples are done; cheap enough to be called for each batch."""
+        """Report that `done` of `total` are done; cheap enough to be called for each batch."""
         now = time.monotonic()
         if self._first is None:  # the first call comes before the first batch
             self._begin, self._first = now, done
         rate = (done - self._first) / max(now - self._begin, 1e-9)
-        self._bar.update(self._task, completed=done, total=total, speed=f"{rate:,.1f} images/s")
+        self._bar.update(self._task, completed=done, total=total, speed=f"{rate:,.1f} {self._unit}/s")
         if self._bar.disable and rate and (now - self._logged >= LOG_SECONDS or done == total):
             self._logged = now
             minutes = (total - done) / rate / 60
-            line = f"{self._name}: {done:,} of {total:,} samples, {rate:,.1f} images/s, {minutes:,.1f} minutes left"
+            speed = f"{rate:,.1f} {self._unit}/s"
+            line = f"{self._name}: {done:,} of {total:,} {self._unit}, {speed}, {minutes:,.1f} minutes left"
             log.info(line)

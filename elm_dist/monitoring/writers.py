@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_dist.monitoring import metrics as names
+from elm_dist.monitoring.charts import Charts
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ class Writer(Protocol):
 
     def image(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         """Take an image (3, height, width)."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Take a text in markdown."""
 
     def close(self) -> None: ...
 
@@ -39,6 +43,10 @@ class Writers:
     def image(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         for writer in self._writers:
             writer.image(step, name, image)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        for writer in self._writers:
+            writer.text(step, name, text)
 
     def close(self) -> None:
         for writer in self._writers:
@@ -68,6 +76,9 @@ class ConsoleWriter:
     def image(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         """A console shows no pictures."""
 
+    def text(self, step: int, name: str, text: str) -> None:
+        """Nor texts of many lines."""
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -89,18 +100,24 @@ class JsonlWriter:
     def image(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         """Images have files of their own."""
 
+    def text(self, step: int, name: str, text: str) -> None:
+        """Texts tell of events, which have a file of their own."""
+
     def close(self) -> None:
         self._file.close()
 
 
 class TensorBoardWriter:
-    """Scalars and images for `tensorboard --logdir`; a resumed run hides what lies past its `first_step`."""
+    """All of it and `charts` for `tensorboard --logdir`; a resumed run hides what lies past its `first_step`."""
 
-    def __init__(self, directory: Path, first_step: int = 0) -> None:
+    def __init__(self, directory: Path, first_step: int = 0, charts: Charts | None = None) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by one rank only
 
-        self._writer = SummaryWriter(str(directory), purge_step=first_step + 1 if first_step else None)
+        # At step 0, too: a run that was killed before its first checkpoint begins anew in the same folder.
+        self._writer = SummaryWriter(str(directory), purge_step=first_step + 1)
+        if charts:
+            self._writer.add_custom_scalars(charts)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -109,6 +126,9 @@ class TensorBoardWriter:
 
     def image(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         self._writer.add_image(name, image, step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        self._writer.add_text(name, text, step)
 
     def close(self) -> None:
         self._writer.close()

@@ -47,10 +47,12 @@ class StepResult:
     head_losses: tuple[float, ...]  # mean cross-entropy of each head, nats
     head_accuracies: tuple[float, ...]
     grad_norm: float | None  # before clipping; None where DeepSpeed does not compute it (ZeRO 0) and in evaluation
-    is_skipped: bool  # fp16 gradients overflowed: nothing was updated, and the loss scale is lower now
+    is_skipped: bool  # gradients were not finite: no rank updated anything; in fp16 the loss scale is lower now
     stop_requested: bool  # by any rank
+    save_requested: bool  # by any rank
     bubble: float | None  # share of the step's time in which ranks of a pipeline waited for each other
     data_seconds: float  # that this rank waited for its data
+    forward_seconds: float  # that this rank took for its forward passes, in which it waits for nobody
 
     @property
     def loss(self) -> float:
@@ -66,11 +68,12 @@ class Engine(ABC):
         self.shape: CodeShape = loss.code_shape
         self.seed = config.run.seed
         self.hidden_size = config.model.hidden_size
-        self.stop = False  # set on any rank, seen by all in the next step's result
+        self.stop = self.save = False  # set on any rank, seen by all in the next step's result
         self.state: OptimizerState
         self._deepspeed: Any
         self._data_seconds = 0.0
         self._stopwatch: Stopwatch | None = None  # of what a pipeline's rank computes
+        self._forwards: Stopwatch  # of this rank's forward passes in training
         self._batches_seen = 0  # first part's less last part's, summed over micro-batches
 
     @property
@@ -93,11 +96,16 @@ class Engine(ABC):
     def train_step(self, step: int, source: BatchSource) -> StepResult:
         """Compute the global batch of `step` and update the weights."""
         self._begin()
-        skipped = self._deepspeed.skipped_steps
+        skipped = self.skipped_steps
         self._train(step, self._timed(step, source))
-        is_skipped = self._deepspeed.skipped_steps > skipped
+        is_skipped = self.skipped_steps > skipped
         norm = self._deepspeed.get_global_grad_norm()
         return self._collect(None if norm is None or is_skipped else float(norm), is_skipped)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates that did not happen since the start, because gradients were not finite on some rank."""
+        return self._deepspeed.skipped_steps
 
     def evaluate(self, steps: int, source: BatchSource) -> StepResult:
         """Measure the loss, without dropout, over the first `steps` global batches of `source`."""
@@ -112,6 +120,26 @@ class Engine(ABC):
         peaks[self.layout.stage] = peak_memory(self.device)
         dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
         return peaks.tolist()
+
+    def gather(self, value: float) -> list[float]:
+        """Return the values of all ranks."""
+        values = torch.zeros(self.layout.world_size, dtype=torch.float64, device=self.device)
+        values[self.layout.rank] = value
+        dist.all_reduce(values)
+        return values.tolist()
+
+    @torch.no_grad()
+    def find_divergence(self) -> list[int]:
+        """Return the ranks of stages whose replicas should have the same weights to the bit, and do not.
+
+        Compares a checksum of what each rank computes with. With ZeRO 3 no two ranks hold the same.
+        """
+        checksums = torch.zeros(self.layout.world_size, dtype=torch.int64, device=self.device)
+        for _, parameter in self.named_parameters():
+            if not hasattr(parameter, "ds_id"):
+                checksums[self.layout.rank] += parameter.detach().view(torch.int16).sum(dtype=torch.int64)
+        dist.all_reduce(checksums)
+        return [rank for group in self.layout.peers if len(set(checksums[group].tolist())) > 1 for rank in group]
 
     def barrier(self) -> None:
         dist.barrier()
@@ -141,6 +169,7 @@ class Engine(ABC):
         self._data_seconds, self._batches_seen = 0.0, 0
         if self._stopwatch:
             self._stopwatch.reset()
+        self._forwards.reset()
 
     def _timed(self, step: int, source: BatchSource) -> Iterator[MicroBatch]:
         """Yield this replica's micro-batches of `step` as they are asked for; stages in the middle never ask.
@@ -162,10 +191,10 @@ class Engine(ABC):
     def _collect(self, grad_norm: float | None, is_skipped: bool = False) -> StepResult:
         """Add up what the ranks counted, in one message; raises TrainingError where stages read different batches."""
         busy, elapsed = self._stopwatch.read() if self._stopwatch else (0.0, 0.0)
-        here = [float(self.stop), float(self._batches_seen), busy, elapsed]
+        here = [float(self.stop), float(self.save), float(self._batches_seen), busy, elapsed]
         totals = torch.cat([self.loss.sums.to(self.device), self.loss.sums.new_tensor(here).to(self.device)])
         dist.all_reduce(totals)
-        *sums, count, stops, batches_seen, busy, elapsed = totals.tolist()
+        *sums, count, stops, saves, batches_seen, busy, elapsed = totals.tolist()
         if batches_seen:
             raise TrainingError(
                 "the first and the last pipeline stage read different batches; see that data.shards holds the same "
@@ -179,8 +208,10 @@ class Engine(ABC):
             grad_norm=grad_norm,
             is_skipped=is_skipped,
             stop_requested=stops > 0,
+            save_requested=saves > 0,
             bubble=1 - busy / elapsed if elapsed else None,
             data_seconds=self._data_seconds,
+            forward_seconds=self._forwards.read()[0],
         )
 
 

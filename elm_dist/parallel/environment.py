@@ -49,13 +49,24 @@ class ProcessEnvironment:
 
 
 def process_environment() -> ProcessEnvironment:
-    """Read this process's place. Raises LayoutError when a launcher's variables are incomplete or no numbers."""
-    return (
+    """Read this process's place.
+
+    Raises LayoutError when a launcher's variables are incomplete, no numbers, or would make each of srun's processes a
+    run of its own.
+    """
+    place = (
         _launched()
         or _in_slurm_step()
         or _in_mpi_world()
         or ProcessEnvironment(0, 0, 1, "127.0.0.1", free_port(), "no launcher")
     )
+    if place.world_size == 1 and (tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) != "1":
+        raise LayoutError(
+            f"`srun` started {tasks} processes, but {place.source} says that this is the only one, so that each would "
+            "train by itself; unset RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the job, or start one "
+            "process with `srun --ntasks=1`"
+        )
+    return place
 
 
 def _launched() -> ProcessEnvironment | None:

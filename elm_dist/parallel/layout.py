@@ -38,6 +38,11 @@ class Layout:
         return self.stages * self.replicas
 
     @property
+    def peers(self) -> list[list[int]]:
+        """The ranks of each stage, which compute with the same weights."""
+        return [list(range(stage * self.replicas, (stage + 1) * self.replicas)) for stage in range(self.stages)]
+
+    @property
     def is_folded(self) -> bool:
         """Whether a stage holds two parts of the model."""
         return self.stages > 1 and self.schedule != "1f1b"

@@ -42,11 +42,13 @@ class PipelineEngine(Engine):
         initialize(self.named_parameters(), config.run.seed)
         optimizer, settings = build(self.named_parameters()), derive_deepspeed_config(config, layout)
         self._deepspeed, *_ = deepspeed.initialize(model=self.stage, optimizer=optimizer, config=settings)
-        self._stopwatch = Stopwatch(self.device)
-        self._deepspeed._INSTRUCTION_MAP = {
-            instruction: self._clocked(execute) if instruction in WORK else execute
-            for instruction, execute in self._deepspeed._INSTRUCTION_MAP.items()
-        }
+        self._stopwatch, self._forwards = Stopwatch(self.device), Stopwatch(self.device)
+        execute = dict(self._deepspeed._INSTRUCTION_MAP)
+        for instruction in WORK:
+            execute[instruction] = self._clocked(self._stopwatch, execute[instruction])
+        forward = instructions.ForwardPass
+        execute[forward] = self._clocked(self._forwards, execute[forward])
+        self._deepspeed._INSTRUCTION_MAP = execute
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,15 +66,16 @@ class PipelineEngine(Engine):
         decoders = [Decoder(layers, batch) for layers in self.stage.layers]
         group, last = self.stage._grid.pp_proc_group, layout.rank_of_part(layout.parts - 1)
 
-        def step(x: Tensor, position: int, row: int = 0) -> Tensor:
+        def step(x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
             """Hand the stream from part to part, then the logits to all stages."""
             rows, length = len(x), x.shape[1] if position else 1
             relay = Relay(layout, (rows, length, self.hidden_size), self.dtype, self.device)
             for part, decoder in zip(layout.my_parts, decoders, strict=True):
-                x = decoder.step(relay.receive(part, x), position, row)
+                x = decoder.step(relay.receive(part, x), position, row, outputs)
                 relay.send(part, x)
             if not layout.has_last_part:
-                x = torch.empty((rows, 1, shape.subtokens, shape.vocabulary), dtype=self.dtype, device=self.device)
+                size = (rows, outputs, shape.subtokens, shape.vocabulary)
+                x = torch.empty(size, dtype=self.dtype, device=self.device)
             dist.broadcast(x, last, group=group)
             relay.wait()
             return x
@@ -111,12 +114,12 @@ class PipelineEngine(Engine):
         pairs = [(batch.codes.to(self.device), batch.labels.to(self.device)) for batch in batches]
         return [codes for codes, _ in pairs], list(pairs)
 
-    def _clocked(self, execute: Callable[..., None]) -> Callable[..., None]:
+    @staticmethod
+    def _clocked(stopwatch: Stopwatch, execute: Callable[..., None]) -> Callable[..., None]:
         """Return one of DeepSpeed's instructions, timed."""
 
         def timed(engine: Any, *arguments: Any, **options: Any) -> None:
-            assert self._stopwatch is not None
-            with self._stopwatch.running():
+            with stopwatch.running():
                 execute(engine, *arguments, **options)
 
         return timed

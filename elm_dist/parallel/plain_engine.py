@@ -12,6 +12,7 @@ from elm_dist.config import Config
 from elm_dist.model.elm import ELM, Decoder, DecoderStep, LayerSpec, initialize
 from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
 from elm_dist.parallel.engine import Engine, MicroBatch
 from elm_dist.parallel.layout import Layout
@@ -25,7 +26,11 @@ class PlainEngine(Engine):
         settings = derive_deepspeed_config(config, layout)
         self.model = _build_model(config, specs, settings)
         optimizer = build(self.model.named_parameters())
+        self._skipped = 0  # with ZeRO 0, where DeepSpeed would apply whatever gradients there are
+        if config.parallel.zero_stage == 0:
+            optimizer.register_step_pre_hook(self._skip_unless_finite)
         self._deepspeed, *_ = deepspeed.initialize(model=self.model, optimizer=optimizer, config=settings)
+        self._forwards = Stopwatch(self.device)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         yield from self.model.named_parameters()
@@ -38,8 +43,22 @@ class PlainEngine(Engine):
         self._deepspeed.train()
         for batch, seed in zip(batches, self._dropout_seeds(step), strict=True):
             with micro_batch_seed(seed):
-                self._deepspeed.backward(self._forward(batch))
+                with self._forwards.running():
+                    loss = self._forward(batch)
+                self._deepspeed.backward(loss)
             self._deepspeed.step()
+
+    @property
+    def skipped_steps(self) -> int:
+        return self._skipped + super().skipped_steps
+
+    def _skip_unless_finite(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Take the gradients away, which leaves weights as they are. They are averaged: all ranks decide alike."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not torch.stack(torch._foreach_norm([p.grad for p in parameters])).sum().isfinite():
+            self._skipped += 1
+            for parameter in parameters:
+                parameter.grad = None
 
     def _evaluate(self, batches: Iterator[MicroBatch]) -> None:
         self._deepspeed.eval()

@@ -69,6 +69,7 @@ class ZeroBubbleEngine(PipelineEngine):
             output_args=outputs,
             group=self.stage._grid.pp_proc_group,
             stopwatch=self._stopwatch,
+            forwards=self._forwards,
             add_up=(lambda: add_up(clear_lp_grads=True)) if add_up else lambda: None,
         )
 
@@ -97,12 +98,15 @@ class Part(PipelineStage):
 
     seeds: list[int]  # of dropout, by the number of the micro-batch
 
-    def __init__(self, *arguments: Any, stopwatch: Stopwatch, add_up: Callable[[], None], **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, stopwatch: Stopwatch, forwards: Stopwatch, add_up: Callable[[], None], **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._stopwatch, self._add_up = stopwatch, add_up
+        self._stopwatch, self._forwards, self._add_up = stopwatch, forwards, add_up
 
     def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **options: Any) -> Any:
-        with self._stopwatch.running(), micro_batch_seed(self.seeds[fwd_chunk_id]):
+        seed = self.seeds[fwd_chunk_id]
+        with self._stopwatch.running(), self._forwards.running(), micro_batch_seed(seed):
             return super().forward_one_chunk(fwd_chunk_id, *arguments, **options)
 
     def backward_one_chunk(

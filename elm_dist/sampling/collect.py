@@ -43,9 +43,12 @@ def write_grid(out: Path, labels: list[int], per_class: int) -> Path:
     else:
         columns = min(per_class, GRID_SIDE)
         chosen = [ImageRequest(label, index) for label in labels[:GRID_SIDE] for index in range(columns)]
-    images = np.stack([_read(out / request.path) for request in chosen])
-    save_png(out / GRID, enlarge(image_grid(images, columns), images.shape[1]))
-    return out / GRID
+    return _write_grid(out, [request.path for request in chosen], columns)
+
+
+def write_rows(out: Path, rows: list[list[Path]]) -> Path:
+    """Write a grid of images of one size, row by row, each at its path in `out`. Return the path of the grid."""
+    return _write_grid(out, [path for row in rows for path in row], len(rows[0]))
 
 
 def write_npz(out: Path, requests: list[ImageRequest]) -> None:
@@ -61,6 +64,12 @@ def write_npz(out: Path, requests: list[ImageRequest]) -> None:
         with file.open(zipfile.ZipInfo("arr_1.npy"), "w") as array:
             labels = np.array([request.label for request in requests], dtype=np.int64)
             np.lib.format.write_array(array, labels, allow_pickle=False)
+
+
+def _write_grid(out: Path, paths: list[Path], columns: int | None) -> Path:
+    images = np.stack([_read(out / path) for path in paths])
+    save_png(out / GRID, enlarge(image_grid(images, columns), images.shape[1]))
+    return out / GRID
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

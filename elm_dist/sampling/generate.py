@@ -1,11 +1,10 @@
-"""Draws codes from a model, one position after the other, with a cache and classifier-free guidance.
+"""Draws codes from a model, one position after the other or a few at once, with a cache and classifier-free guidance.
 
 Knows nothing of processes: it asks a `decoder` for logits, be it a whole model or a pipeline of stages.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -40,24 +39,79 @@ def generate(
 ) -> Tensor:
     """Return sub-tokens (batch, positions, subtokens), int64, of one image per label (batch,) and seed.
 
-    An image depends on its label, its seed and what is `known` alone, not on the others of its batch. `build_decoder`
-    gets the size of the batch, doubled where there is guidance: the second half carries the null class. It is computed
-    only while guidance is on. `on_progress` gets the codes and the number of positions that are done, whenever that
-    grows. Nothing in the loop waits for the device.
+    Labels may be mixtures of classes instead: weights (batch, null_class + 1). An image depends on its label, its seed
+    and what is `known` alone, not on the others of its batch. `build_decoder` gets the size of the batch, doubled where
+    there is guidance: the second half carries the null class. It is computed only while guidance is on. `on_progress`
+    gets the codes and the number of positions that are done, whenever that grows; what stands after them is not drawn
+    yet. Nothing in the loop waits for the device.
+
+    With a `lookahead` each pass computes so many positions: the next one, and those that are right if guesses of the
+    codes before them are. A guess is right if it is what the pass draws there. This is speculative Jacobi decoding
+    (Teng et al. 2024, arXiv 2410.01699) with common random numbers in place of its random acceptance: the draws of a
+    position are settled, and so the codes are those of one position a pass, but for what products of another length
+    round. A batch goes on from the first guess that is wrong in any image, which each pass waits to know; images that
+    got further keep what they drew as guesses.
     """
     scales = guidance_scales(sampling.cfg_schedule, sampling.cfg_scale, shape.positions, sampling.cfg_interval)
-    is_known = [False] * shape.positions if known is None else list(known.positions)
     draws = _draws(seeds, shape, labels.device)
-    codes = torch.empty((len(labels), shape.positions, shape.subtokens), dtype=torch.int64, device=labels.device)
-    if known is not None:
-        codes.copy_(known.codes)
-    to_draw = [position for position in range(shape.positions) if not is_known[position]]
-    is_guided = any(scales[position] != 1 for position in to_draw)
-    halves = _Halves(build_decoder, labels, null_class, codes, is_guided)
-    for position, following in pairwise([*to_draw, shape.positions]):
-        codes[:, position] = pick(halves.logits(position, scales[position]), draws[:, position], sampling)
-        on_progress(codes, following)
-    return codes
+    codes = _Codes(len(labels), shape, known, labels.device)
+    halves = _Halves(build_decoder, labels, null_class, codes, scales)
+    position = codes.next_to_draw(0)
+    end = position + 1  # there is nothing yet to guess from
+    while position < shape.positions:
+        picks = pick(halves.logits(position, end), draws[:, position:end], sampling)
+        right = codes.settle(position, picks)
+        halves.forget(right)
+        position, seen = codes.next_to_draw(right), end
+        end = min(position + sampling.lookahead, shape.positions)
+        codes.guess(max(position, seen), end - 1)  # nothing in the pass comes after its last position
+        on_progress(codes.tensor, position)
+    return codes.tensor
+
+
+class _Codes:
+    """The codes of a batch: those that are known, those that are drawn, and guesses at some that come next."""
+
+    def __init__(self, batch: int, shape: CodeShape, known: Known | None, device: torch.device) -> None:
+        self.tensor = torch.empty((batch, shape.positions, shape.subtokens), dtype=torch.int64, device=device)
+        self.is_known = [False] * shape.positions if known is None else list(known.positions)
+        self._known = torch.tensor(self.is_known, device=device).unsqueeze(1)
+        if known is not None:
+            self.tensor.copy_(known.codes)
+
+    def next_to_draw(self, position: int) -> int:
+        """Return the first position from `position` on that is not known, or the end."""
+        return [*self.is_known, False].index(False, position)
+
+    def settle(self, first: int, picks: Tensor) -> int:
+        """Take `picks` (batch, length, subtokens) from `first` on; return up to where they are right in every image.
+
+        The first is, and so is each that had but right guesses before it. From there on they are the next guesses.
+        """
+        guesses, picks = self.tensor[:, first : first + picks.shape[1]], self._unless_known(first, picks)
+        right = first + (_count_right(picks, guesses) if picks.shape[1] > 1 else 1)
+        guesses.copy_(picks)
+        return right
+
+    def guess(self, first: int, end: int) -> None:
+        """Make the first guesses for the positions from `first` to `end`, if there are any.
+
+        The newest code is as good a guess as the code above, or as what the newest distribution draws there: passes
+        correct most of them before it is their turn. From a code that is always the same they take up to twice as many.
+        """
+        if first < end:
+            newest = self.tensor[:, first - 1 : first].expand(-1, end - first, -1)
+            self.tensor[:, first:end] = self._unless_known(first, newest)
+
+    def _unless_known(self, first: int, new: Tensor) -> Tensor:
+        window = slice(first, first + new.shape[1])
+        return torch.where(self._known[window], self.tensor[:, window], new) if any(self.is_known[window]) else new
+
+
+def _count_right(picks: Tensor, guesses: Tensor) -> int:
+    """Return how many of `picks` (batch, length, subtokens) have but right guesses before them, in every image."""
+    is_right = (picks == guesses)[:, :-1].all(dim=2).all(dim=0)
+    return 1 + int(is_right.cumprod(dim=0).sum())
 
 
 class _Halves:
@@ -68,35 +122,54 @@ class _Halves:
     """
 
     def __init__(
-        self, build_decoder: Callable[[int], DecoderStep], labels: Tensor, null_class: int, codes: Tensor, guided: bool
+        self,
+        build_decoder: Callable[[int], DecoderStep],
+        labels: Tensor,
+        null_class: int,
+        codes: _Codes,
+        scales: Sequence[float],
     ) -> None:
-        self.codes = codes
-        self.starts = (labels, torch.full_like(labels, null_class))
-        self.step = build_decoder(len(labels) * (2 if guided else 1))
+        self.codes = codes.tensor
+        self.starts = (labels, _null_labels(labels, null_class))
+        self.is_guided = [scale != 1 and not known for scale, known in zip(scales, codes.is_known, strict=True)]
+        self.scales = torch.tensor(scales, device=labels.device).view(-1, 1, 1)
+        self.step = build_decoder(len(labels) * (2 if any(self.is_guided) else 1))
         self.fed = [0, 0]  # positions of each half that are in the cache
 
-    def logits(self, position: int, scale: float) -> Tensor:
-        """Return the logits (batch, subtokens, vocabulary), fp32, of `position`, guided by `scale`; 1 is not at all."""
-        if scale == 1:
-            return self._feed([0], position).float()
+    def logits(self, position: int, end: int) -> Tensor:
+        """Return the logits (batch, end - position, subtokens, vocabulary), fp32, from `position` on, guided."""
+        outputs = end - position
+        if not any(self.is_guided[position:end]):
+            return self._feed([0], end, outputs).float()
         if self.fed[0] != self.fed[1]:  # the half that lags behind catches up
-            self._feed([self.fed.index(min(self.fed))], max(self.fed) - 1)
-        guided, free = self._feed([0, 1], position).float().chunk(2)
-        return free + (guided - free) * scale
+            self._feed([self.fed.index(min(self.fed))], max(self.fed))
+        guided, free = self._feed([0, 1], end, outputs).float().chunk(2)
+        return free + (guided - free) * self.scales[position:end]
 
-    def _feed(self, halves: list[int], position: int) -> Tensor:
-        """Feed what comes before `position` to halves that are equally far; return their logits there."""
+    def forget(self, position: int) -> None:
+        """Take what was fed from `position` on for wrong."""
+        self.fed = [min(fed, position) for fed in self.fed]
+
+    def _feed(self, halves: list[int], end: int, outputs: int = 1) -> Tensor:
+        """Feed what comes before `end` to halves that are equally far; return the logits of the last `outputs`."""
         batch, fed = len(self.codes), self.fed[halves[0]]
         row = halves[0] * batch
         if fed == 0:
             logits = self.step(torch.cat([self.starts[half] for half in halves]), 0, row)
             fed = 1
-        if fed <= position:
-            new = self.codes[:, fed - 1 : position]
-            logits = self.step(torch.cat([new] * len(halves)), fed, row)
+        if fed < end:
+            new = self.codes[:, fed - 1 : end - 1]
+            logits = self.step(torch.cat([new] * len(halves)), fed, row, outputs)
         for half in halves:
-            self.fed[half] = position + 1
-        return logits[:, 0]
+            self.fed[half] = end
+        return logits
+
+
+def _null_labels(labels: Tensor, null_class: int) -> Tensor:
+    """Return the null class in the form of `labels`: numbers, or weights of classes."""
+    if not labels.is_floating_point():
+        return torch.full_like(labels, null_class)
+    return torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device)[null_class].expand_as(labels)
 
 
 def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:

@@ -19,8 +19,11 @@ from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer
 from elm_dist.config import Config, SamplingConfig
 from elm_dist.devices import own_device
 from elm_dist.errors import ConfigError
-from elm_dist.model.elm import ELM, Decoder, code_shape
+from elm_dist.model.decoder import FoldedDecoder
+from elm_dist.model.elm import ELM, code_shape
+from elm_dist.model.folded import FoldedELM
 from elm_dist.model.int8 import quantize_blocks
+from elm_dist.model.kernels import check_compiler
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import Known, generate
 from elm_dist.sampling.presets import load_config_to_sample
@@ -30,9 +33,10 @@ class Painter:
     """Draws codes with the weights and in the precision that `config.sampling` names, and turns them into pictures."""
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config, self.step, self.device = config, checkpoint.step, device
         self.shape = code_shape(config.model, config.tokenizer.grid)
-        self.model = load_model_to_sample(checkpoint, config).to(device)
+        check_acceleration(config.sampling, device)
+        self.model = FoldedELM(load_model_to_sample(checkpoint, config).to(device), config.sampling.compile)
         self.tokenizer = load_tokenizer(config.tokenizer.directory, device)
 
     def draw(
@@ -46,10 +50,10 @@ class Painter:
     ) -> Tensor:
         """Return the sub-tokens (batch, positions, subtokens) of one image per label and seed; see `generate`.
 
-        `sampling` is the run's own by default; its weights and precision are those that the painter was made with.
+        `sampling` is the run's own by default; weights, precision and speed are as the painter was made.
         """
         return generate(
-            lambda batch: Decoder(self.model, batch).step,
+            lambda batch: FoldedDecoder(self.model, batch, self.config.sampling.cuda_graphs).step,
             self.shape,
             torch.as_tensor(labels, device=self.device),
             seeds,
@@ -87,6 +91,17 @@ def load_model_to_sample(checkpoint: Checkpoint, config: Config) -> ELM:
     if config.sampling.precision == "bf16":
         model.to(torch.bfloat16)
     return model
+
+
+def check_acceleration(sampling: SamplingConfig, device: torch.device) -> None:
+    """Raise ConfigError for a way to compute that `device` or this machine does not have."""
+    if sampling.cuda_graphs and device.type != "cuda":
+        raise ConfigError(
+            "sampling.cuda_graphs=true records the work of a GPU, and this computes on the CPU; set "
+            "sampling.cuda_graphs=false, or sample where torch sees a GPU"
+        )
+    if sampling.compile:
+        check_compiler("sampling.compile", device)
 
 
 def check_classes(option: str, classes: Sequence[int], num_classes: int) -> list[int]:

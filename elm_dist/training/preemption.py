@@ -5,19 +5,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Some versions of NCCL take USR1 for themselves: USR2 does the same.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Whether this process was told to stop, and what is to be done then."""
+
+    def __init__(self) -> None:
+        self.is_made = False
+        self._act: Callable[[], None] = lambda: None
+
+    def make(self) -> None:
+        self.is_made = True
+        self._act()
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Call `act` when the request is made, at once if it was made before."""
+        self._act = act
+        if self.is_made:
+            act()
 
 
 @contextmanager
-def on_stop_signal(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Call `request_stop` when this process is told to end while the block runs; a second signal does no more harm."""
+def on_stop_signal() -> Iterator[StopRequest]:
+    """Give the request that is made when this process is told to end; a second signal does no more harm."""
+    request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request_stop()
+        request.make()
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_stop_signals() -> None:
+    """Take no notice any more: for a process that has saved, and ends with the exit code that says so."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,6 @@ the same but for the order in which gradients are added up. Knows nothing of the
 import json
 import logging
 import shutil
-import threading
 import time
 
 import torch
@@ -67,11 +66,11 @@ def _train(config: Config, replicas: Replicas) -> None:
     state = build_state(config, device, replicas)
     load_state(config.tokenizer.directory / "training", state)
     witness = Witness(config, state, device) if replicas.is_main else None
-    stop, is_stopped = threading.Event(), False
-    with on_stop_signal(stop.set):
+    is_stopped = False
+    with on_stop_signal() as stop:
         for images in load_batches(config, state.step, device, replicas):
             parts = update(state, images, config, replicas)
-            is_stopped = replicas.any(stop.is_set(), device)
+            is_stopped = replicas.any(stop.is_made, device)
             if witness:
                 witness.see(parts, is_stopped)
             if is_stopped:

@@ -4,26 +4,32 @@ Nothing here knows how the model is divided over processes: the engine does.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-from elm_dist.checkpoint.store import CHECKPOINTS, CheckpointStore, latest_step
-from elm_dist.checkpoint.tokenizer import check_tokenizer_fits, load_tokenizer, tokenizer_fingerprint
+from elm_dist.checkpoint.latest import CHECKPOINTS, latest_step
+from elm_dist.checkpoint.store import CheckpointStore
+from elm_dist.checkpoint.tokenizer import load_tokenizer
 from elm_dist.codes.packing import implementation
 from elm_dist.config import Config
-from elm_dist.data.loader import TokenLoader
-from elm_dist.data.shards import check_manifest_fits, load_manifest
+from elm_dist.config_file import dump_config
+from elm_dist.data.loader import MicroBatch, TokenLoader
 from elm_dist.devices import choose_device
-from elm_dist.errors import CheckpointError, ConfigError, ShardError
+from elm_dist.errors import CheckpointError
+from elm_dist.launch.data_check import check_data
 from elm_dist.model.cost import device_peak_flops, training_flops_per_image
 from elm_dist.model.kernels import Kernels, choose_kernels
-from elm_dist.monitoring import metrics
+from elm_dist.monitoring import charts, metrics
 from elm_dist.monitoring.clock import Clock
-from elm_dist.monitoring.health import check_finite
+from elm_dist.monitoring.events import EVENTS, EventLog, append_event, faults_recorded, read_events
+from elm_dist.monitoring.goodput import account, list_faults
 from elm_dist.monitoring.memory import peak_memory
 from elm_dist.monitoring.profiling import StepProfiler, out_of_memory_explained
+from elm_dist.monitoring.watchdog import Watchdog
 from elm_dist.monitoring.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, Writers
 from elm_dist.parallel.build import build_engine, connect, disconnect
 from elm_dist.parallel.engine import StepResult
@@ -33,10 +39,14 @@ from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
 from elm_dist.sampling.generate import generate
 from elm_dist.sampling.images import enlarge, image_grid, save_png
+from elm_dist.training.checkup import Checkup
 from elm_dist.training.ema import Ema
+from elm_dist.training.faults import faults_explained
 from elm_dist.training.optimizer import build_optimizer, initial_state, scheduled_learning_rate
 from elm_dist.training.preemption import on_stop_signal
+from elm_dist.training.recovery import Recovery
 from elm_dist.training.run_directory import write_facts
+from elm_dist.training.save_interval import SaveInterval
 
 log = logging.getLogger(__name__)
 
@@ -48,52 +58,26 @@ def train(config: Config, environment: ProcessEnvironment) -> None:
         return
     check_data(config)
     kernels = choose_kernels(config, choose_device(config.parallel.device))
-    connect(config, environment)
-    try:
-        logs, rank = config.run.directory / "logs", environment.rank
-        with out_of_memory_explained(logs, rank, config.monitoring.memory_snapshot):
+    directory, rank = config.run.directory, environment.rank
+    with (
+        on_stop_signal() as stop,
+        faults_recorded(directory / EVENTS if environment.is_main else None),
+        faults_explained(directory, rank),
+        out_of_memory_explained(directory / "logs", rank, config.monitoring.memory_snapshot),
+    ):
+        connect(config, environment)
+        try:
             trainer = Trainer(config, environment, kernels)
-            with on_stop_signal(trainer.request_stop), trainer.store:
+            stop.then(trainer.request_stop)
+            with trainer.store:
                 trainer.run()
-    finally:
-        disconnect()
+        finally:
+            disconnect()
 
 
 def _is_finished(config: Config) -> bool:
     newest = latest_step(config.run.directory / CHECKPOINTS)
     return newest is not None and newest >= config.schedule.total_steps
-
-
-def check_data(config: Config) -> None:
-    """Raise an ElmError unless shards and tokenizer are there and fit the run; done before any process is joined."""
-    tokenizer = config.tokenizer
-    if not config.data.shards.exists():
-        raise ShardError(
-            f"{config.data.shards}: there are no token shards here; make them with two commands: `elm tokenizer train "
-            f"CONFIG` (unless {tokenizer.directory} is there), then `elm tokenize --images "
-            f"{config.tokenizer_training.images} --tokenizer {tokenizer.directory} --out {config.data.shards}`"
-        )
-    manifest = load_manifest(config.data.shards)
-    check_tokenizer_fits(tokenizer.directory, tokenizer)
-    check_manifest_fits(
-        manifest,
-        config.data.shards,
-        code_bits=tokenizer.code_bits,
-        grid=tokenizer.grid,
-        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer.directory),
-    )
-    if len(manifest.classes) > config.model.num_classes:
-        raise ConfigError(
-            f"model.num_classes={config.model.num_classes} is too few: {config.data.shards} has "
-            f"{len(manifest.classes)} classes; set model.num_classes={len(manifest.classes)}"
-        )
-    batch, samples = config.schedule.global_batch_size, manifest.samples("validation")
-    if config.monitoring.validation_every and min(config.monitoring.validation_samples, samples) < batch:
-        raise ConfigError(
-            f"validation needs at least one global batch of {batch} samples, but monitoring.validation_samples is "
-            f"{config.monitoring.validation_samples} and {config.data.shards} has {samples}; raise the one, make more "
-            "of the other, or set monitoring.validation_every=0"
-        )
 
 
 class Trainer:
@@ -103,6 +87,7 @@ class Trainer:
         self.config = config
         self.is_main = environment.is_main
         self.directory = config.run.directory
+        self.events = EventLog(self.directory / EVENTS if self.is_main else None)
         self.loader = TokenLoader(
             config.data.shards,
             seed=config.run.seed,
@@ -119,6 +104,8 @@ class Trainer:
         self.engine.prepare_optimizer(lambda master: initial_state(master, config.optimizer))
         self.ema = Ema(self.engine.state, config.optimizer.ema_decay)
         self.store = CheckpointStore(self.directory / CHECKPOINTS, config.checkpoint)
+        self.recovery = Recovery(config.health, scales_loss=config.parallel.precision == "fp16")
+        self.checkup = Checkup(self.engine, config.health)
         self.step = self._resume()
         log.info("kernels: %s", kernels)
         log.info("%s", partition_table(config, plan_stages(config, self.engine.layout.parts)))
@@ -126,21 +113,40 @@ class Trainer:
             write_facts(self.directory, config, str(self.engine.layout), str(self.engine.device), str(kernels))
         self.writers = self._build_writers()
         self.profiler = self._build_profiler()
+        self.watchdog = self._build_watchdog()
+        self.save_interval = SaveInterval(config.checkpoint.mtbf_hours)
         self.clock = Clock()
 
     def run(self) -> None:
-        """The loop: about as long as it should be, and without a branch on parallelism."""
+        """Train to the end or until asked to stop."""
+        self._begin_account()
+        with self.watchdog:
+            stopped = self._train_steps()
+        self.store.wait()
+        self.events.write("stop" if stopped else "finish", self.step)
+        log.info("%s at step %s: %s", "stopped" if stopped else "finished", f"{self.step:,}", self.directory)
+        self.writers.close()
+
+    def _train_steps(self) -> bool:
+        """The loop, as long as it should be and without a branch on parallelism; return whether it was stopped."""
         config, total = self.config, self.config.schedule.total_steps
         stopped = False
         while self.step < total and not stopped:
             self.engine.set_learning_rate(self._learning_rate(self.step))
+            self.engine.save = self.is_main and self.save_interval.is_over()
             with self.profiler.around(self.step + 1):
-                result = self.engine.train_step(self.step, self.loader.train_micro_batch)
+                result = self.engine.train_step(self.step, self._train_micro_batch)
             self.step += 1
-            self.ema.update()
-            check_finite(self.step, result.loss, result.grad_norm)
+            self.watchdog.beat(self.step)
+            if not result.is_skipped:
+                self.ema.update()
+            self._examine(result)
+            if self.recovery.must_go_back(result):
+                self._go_back()
+                continue
             self.store.check()
             self.clock.count(result.data_seconds)
+            self.events.count(self.step, result.data_seconds)
             stopped = result.stop_requested
             if self._is_due(config.monitoring.log_every):
                 self.writers.write(self.step, self._metrics(result))
@@ -148,16 +154,72 @@ class Trainer:
                 self.writers.write(self.step, self._validate())
             if self._is_due(config.monitoring.sample_every):
                 self._sample()
-            if self._is_due(config.checkpoint.every) or self.step == total or stopped:
-                with self.clock.paused():
-                    self.store.save(self.engine, self.step, self._facts())
-        self.store.wait()
-        log.info("%s at step %s: %s", "stopped" if stopped else "finished", f"{self.step:,}", self.directory)
-        self.writers.close()
+            if self._is_save_due(result) or self.step == total or stopped:
+                self._save()
+        return stopped
 
     def request_stop(self) -> None:
         """Make every process save and stop after the step that it is in."""
         self.engine.stop = True
+
+    def _train_micro_batch(self, step: int, index: int) -> MicroBatch:
+        return self.loader.train_micro_batch(step + self.recovery.jumped_batches, index)
+
+    def _examine(self, result: StepResult) -> None:
+        """Look for what went wrong in a step."""
+        if self.recovery.is_ill(result):
+            samples = self.loader.train_samples(self.step - 1 + self.recovery.jumped_batches).tolist()
+            self._tell(f"step {self.step} had no finite loss or gradients: nothing was updated; samples {samples}")
+        else:
+            self.checkup.examine(self.step, result)
+
+    def _go_back(self) -> None:
+        """Lay the newest checkpoint over the engine, and go on with the data that come after this step's."""
+        self.store.wait()
+        checkpoint = self.store.load(self.engine)
+        facts = checkpoint.facts if checkpoint else {}
+        self.recovery.go_back(self.step, checkpoint.step if checkpoint else None, facts)
+        assert checkpoint is not None
+        step, self.step = self.step, checkpoint.step
+        self.watchdog.beat(self.step)
+        self.events.write("rollback", self.step)
+        self.engine.state.set_step(self.step - self.recovery.skipped_steps)
+        self.writers.close()
+        self.writers = self._build_writers()
+        self._tell(f"back from step {step} to the checkpoint of step {self.step}, and on with later data")
+
+    def _tell(self, fault: str) -> None:
+        """Say in the log and in TensorBoard what went wrong."""
+        log.info("%s", fault)
+        self.writers.text(self.step, "faults", fault)
+
+    def _is_save_due(self, result: StepResult) -> bool:
+        every = self.config.checkpoint.every
+        return result.save_requested if every == "auto" else self._is_due(every)
+
+    def _save(self) -> None:
+        with self._paused(), self.events.saving(self.step):
+            self.store.save(self.engine, self.step, self._facts() | self.recovery.facts)
+        self.recovery.saved()
+        if self.config.checkpoint.every == "auto":
+            self.save_interval.saved(self.events.last_save_seconds, self.clock.step_seconds)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Leave out of the speed what is no step, and tell the watchdog when it is done."""
+        with self.clock.paused():
+            yield
+        self.watchdog.beat(self.step)
+
+    def _begin_account(self) -> None:
+        """Note the start, and say in TensorBoard with what it is made and what ended the starts before."""
+        self.events.start(self.step)
+        self.writers.text(self.step, "configuration", f"```yaml\n{dump_config(self.config)}```")
+        before = read_events(self.directory / EVENTS) if self.is_main else []
+        self.goodput = account(before)
+        if faults := list_faults(before):
+            log.info("goodput so far: %s", self.goodput)
+            self.writers.text(self.step, "faults", "\n".join([f"- {fault}" for fault in faults]))
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.schedule.total_steps)
@@ -185,7 +247,8 @@ class Trainer:
                     f"{checkpoint.directory} cannot go on here: its {fact} is {there}, this run's is {here}; use "
                     "the same data, seed and global batch, or another run.directory"
                 )
-        self.engine.state.set_step(checkpoint.step)
+        self.recovery.restore(checkpoint.facts)
+        self.engine.state.set_step(checkpoint.step - self.recovery.skipped_steps)
         log.info("resuming %s at step %s: %s", self.directory, f"{checkpoint.step:,}", self.engine.layout)
         return checkpoint.step
 
@@ -206,7 +269,17 @@ class Trainer:
         jsonl = JsonlWriter(self.directory / "metrics.jsonl", self.step)
         if not self.config.monitoring.tensorboard:
             return Writers([console, jsonl])
-        return Writers([console, jsonl, TensorBoardWriter(self.directory / "tensorboard", self.step)])
+        return Writers([console, jsonl, TensorBoardWriter(self.directory / "tensorboard", self.step, charts.TRAINING)])
+
+    def _build_watchdog(self) -> Watchdog:
+        layout, events = self.engine.layout, self.directory / EVENTS
+        return Watchdog(
+            self.directory / "logs" / "hang",
+            layout.rank,
+            layout.world_size,
+            60 * self.config.monitoring.hang_minutes,
+            on_hang=lambda reason: append_event(events, "fault", reason=reason, exit_code=1),
+        )
 
     def _build_profiler(self) -> StepProfiler:
         """Return what traces some steps of the first replica, of each stage of it."""
@@ -220,7 +293,8 @@ class Trainer:
         config, device = self.config, self.engine.device
         batch, remaining = config.schedule.global_batch_size, config.schedule.total_steps - self.step
         step_seconds, wait_share = self.clock.lap()
-        values = self._losses("train", result) | {
+        values = {} if self.recovery.is_ill(result) else self._losses("train", result)
+        values |= {
             metrics.LEARNING_RATE: self._learning_rate(self.step - 1),
             metrics.STEP_SECONDS: step_seconds,
             metrics.IMAGES_PER_SECOND: batch / step_seconds,
@@ -228,7 +302,10 @@ class Trainer:
             metrics.MEMORY_GIB: peak_memory(device) / 2**30,
             metrics.BAD_SHARDS: float(self.loader.bad_shards),
             metrics.REPLACED_SAMPLES: float(self.loader.replaced_samples),
+            metrics.SKIPPED_STEPS: float(self.recovery.skipped_steps),
+            metrics.SPIKE_SIGMA: self.checkup.spikes.lap(),
             metrics.SAMPLES_SEEN: float(self.step * batch),
+            metrics.GOODPUT_PERCENT: self.goodput.going_on(*self.events.since_start()).percent,
             metrics.ETA_HOURS: remaining * step_seconds / 3600,
         }
         if result.grad_norm is not None:
@@ -247,13 +324,13 @@ class Trainer:
         """Measure the loss on the first samples of the validation split, a whole number of global batches of them."""
         samples = min(self.config.monitoring.validation_samples, self.loader.manifest.samples("validation"))
         steps = samples // self.config.schedule.global_batch_size
-        with self.clock.paused():
+        with self._paused():
             return self._losses("validation", self.engine.evaluate(steps, self.loader.validation_micro_batch))
 
     def _sample(self) -> None:
         """Draw one image of each of `sample_classes` with the weights as they are, always from the same seeds."""
         config, engine = self.config, self.engine
-        with self.clock.paused():
+        with self._paused():
             labels = torch.tensor(config.monitoring.sample_classes, device=engine.device)
             seeds = [derive_seed(config.run.seed, "grid", index) for index in range(len(labels))]
             codes = generate(

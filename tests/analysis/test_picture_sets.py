@@ -76,6 +76,27 @@ def test_how_samples_were_drawn_is_read_from_beside_them(tmp_path: Path) -> None
         read_sampling(tmp_path)
 
 
+def test_classes_are_told_by_folders_or_by_arr_1(tmp_path: Path) -> None:
+    for path, image in zip(("a/0.png", "b/0.png", "a/1.png", "b/1.png"), images(4), strict=True):
+        save(tmp_path / "named" / path, image)
+    assert open_pictures(tmp_path / "named").classes() == ["a", "b", "a", "b"]
+    save(tmp_path / "named" / "9.png", images(1)[0])
+    assert open_pictures(tmp_path / "named").classes() is None
+    np.savez(tmp_path / "bare.npz", images(4))
+    assert open_pictures(tmp_path / "bare.npz").classes() is None
+    np.savez(tmp_path / "told.npz", images(4), np.array([3, 0, 12, 3]))
+    assert open_pictures(tmp_path / "told.npz").classes() == ["class_0003", "class_0000", "class_0012", "class_0003"]
+
+
+@pytest.mark.parametrize("labels", [np.arange(3), np.zeros(4), np.arange(-1, 3), np.zeros((4, 1), np.int64)])
+def test_classes_that_are_none_are_refused(tmp_path: Path, labels: NDArray[Any]) -> None:
+    np.savez(tmp_path / "odd.npz", images(4), labels)
+    with pytest.raises(
+        EvaluationError, match=r"odd\.npz: arr_1 is .* but classes are whole numbers from 0 on, one for"
+    ):
+        open_pictures(tmp_path / "odd.npz").classes()
+
+
 @pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_an_npz_is_read_as_it_is_stored(tmp_path: Path, save_npz: Any, batch: int) -> None:

@@ -167,6 +167,8 @@ def test_settings_tell_what_was_measured(folder: Path, scored: tuple[dict[str, A
     assert samples["sampling"] == {"seed": 7, "weights_sha256": "abc"}
     assert samples["folders"] == [f"class_{label:04d}" for label in range(4)]
     assert (samples["images"], samples["image_size"]) == (8, [32, 32])
+    classes = {"number": 4, "fewest_images": 2, "most_images": 2, "come_in_turn": True}
+    assert samples["classes"] == classes
     assert (reference["images"], reference["statistics"]) == (8, "of these images")
     assert reference["sha256"] != samples["sha256"]
     assert settings["features"]["weights_sha256"] == features.MOBILENET_SHA256
@@ -211,6 +213,6 @@ def test_wrong_files_are_refused_before_anything_is_measured(folder: Path, tmp_p
 
 
 def test_options_that_do_not_go_together(folder: Path) -> None:
-    assert "error: there is nothing to evaluate: give SAMPLES and --reference, a RUN, or" in refused("evaluate")
+    assert "error: there is nothing to evaluate: give SAMPLES and --reference or --images" in refused("evaluate")
     said = refused("evaluate", str(folder / "samples"))
-    assert f"error: {folder / 'samples'}: samples are scored against real images; give these with --reference" in said
+    assert f"error: {folder / 'samples'}: samples are scored against real images; give --reference or" in said

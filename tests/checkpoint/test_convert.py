@@ -7,7 +7,7 @@ import torch
 from command_line import elm, refused
 from safetensors.torch import load_file
 
-from elm_dist.checkpoint.convert import convert_run
+from elm_dist.checkpoint.export import export_run
 from elm_dist.checkpoint.store import Checkpoint
 from elm_dist.config_file import load_config
 from elm_dist.errors import CheckpointError
@@ -21,8 +21,8 @@ def checkpoint_of(run: Path, step: int) -> Checkpoint:
 
 def test_the_averaged_weights_of_the_newest_checkpoint_make_a_whole_model(trained: Path, tmp_path: Path) -> None:
     said = elm("convert", str(trained), "--to", str(tmp_path / "out"))
-    assert said.stdout == f"{tmp_path / 'out'}: ema weights of step 6 in fp32\n"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json"}
+    assert said.stdout == f"{tmp_path / 'out'}: ema weights of step 6 in fp32 for safetensors\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json", "README.md"}
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     config = load_config(trained / "config.yaml")
     ELM(layer_specs(config.model, config.tokenizer.grid)).load_state_dict(tensors)
@@ -45,7 +45,7 @@ def test_raw_weights_of_a_step_in_bf16(trained: Path, tmp_path: Path) -> None:
 
 def test_large_models_are_divided_and_indexed(trained: Path, tmp_path: Path) -> None:
     limit = 20_000
-    convert_run(trained, tmp_path, shard_bytes=limit)
+    export_run(trained, tmp_path, "safetensors", shard_bytes=limit)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 3
@@ -71,10 +71,12 @@ def copy_damaged(trained: Path, copy: Path, kind: str) -> Path:
 
 def test_a_damaged_checkpoint_is_passed_over(trained: Path, tmp_path: Path) -> None:
     run = copy_damaged(trained, tmp_path / "run", "ema")
-    assert convert_run(run, tmp_path / "out").step == 3
-    assert convert_run(run, tmp_path / "raw", weights="raw").step == 6  # its own files are good
+    assert export_run(run, tmp_path / "out", "safetensors").checkpoint.step == 3
+    assert (
+        export_run(run, tmp_path / "raw", "safetensors", weights="raw").checkpoint.step == 6
+    )  # its own files are good
     with pytest.raises(CheckpointError, match=r"ema-00000\.safetensors is missing or damaged"):
-        convert_run(run, tmp_path / "named", step=6)
+        export_run(run, tmp_path / "named", "safetensors", step=6)
     assert not (tmp_path / "named").exists()
 
 
@@ -92,11 +94,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_step_that_is_not_there_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no checkpoint of step 4; it has those of steps 3, 6: train it"):
-        convert_run(trained, tmp_path, step=4)
+        export_run(trained, tmp_path, "safetensors", step=4)
 
 
 def test_a_run_without_a_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     shutil.copy(trained / "config.yaml", tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"has no checkpoint; it has none yet: train it further"):
-        convert_run(tmp_path / "run", tmp_path / "out")
+        export_run(tmp_path / "run", tmp_path / "out", "safetensors")

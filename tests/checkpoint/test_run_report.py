@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def test_a_run_is_described(trained: Path) -> None:
     newest = [report["train/loss"] for report in reports if "train/loss" in report][-1]
     assert lines[6] == f"train/loss       {newest:.4f} at step 6"
     assert lines[7].startswith("validation/loss ")
+    assert re.fullmatch(r"goodput +\d+\.\d% of 0\.\d+ h useful; lost to restarts .*; 1 starts", lines[8])
 
 
 def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path) -> None:

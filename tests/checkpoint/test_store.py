@@ -113,6 +113,12 @@ def test_old_checkpoints_go_but_for_those_kept_forever(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_00000003", "step_00000005", "step_00000006"]
 
 
+def test_the_first_checkpoint_past_each_period_is_kept_forever(tmp_path: Path) -> None:
+    """As with `every: auto`, which hits no round step."""
+    save(tmp_path, 4, 9, 11, 14, 18, 23, 24, 25, keep_last=1, keep_every=10)
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_00000011", "step_00000023", "step_00000025"]
+
+
 def test_an_interrupted_save_is_not_seen(tmp_path: Path) -> None:
     save(tmp_path, 1)
     partial = tmp_path / ".step_00000002.partial"

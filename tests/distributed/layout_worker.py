@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elm_dist.config import Config
+from elm_dist.config import Config, SamplingConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import TrainingError
 from elm_dist.parallel.build import build_engine, connect, disconnect
 from elm_dist.parallel.engine import Engine
 from elm_dist.parallel.environment import process_environment
 from elm_dist.randomness import derive_seed
+from elm_dist.sampling.generate import generate
 from elm_dist.training.ema import Ema
 from elm_dist.training.optimizer import build_optimizer, initial_state
 
@@ -69,6 +70,7 @@ def train_case(config: Config, steps: int, is_shuffled: bool) -> tuple[dict[str,
         "bubbles": bubbles,
         "validation": engine.evaluate(1, source).loss,
         "decoded": decode(engine),
+        "drawn": {lookahead: draw(engine, config.model.num_classes, lookahead) for lookahead in (1, 4)},
         "memory": engine.peak_memory(),
     }
     return facts, gather_all(engine)
@@ -85,6 +87,12 @@ def decode(engine: Engine) -> list[list[float]]:
     prefilled(torch.tensor([0, 3], device=engine.device), 0)
     values = prefilled(torch.cat([x, x], dim=1)[1:], 1, row=1).float().amax(dim=3)  # two positions of the second image
     return [*found, values.flatten().tolist()]
+
+
+def draw(engine: Engine, null_class: int, lookahead: int) -> list[list[list[int]]]:
+    """Return the sub-tokens of two images, so many positions at once."""
+    sampling, labels = SamplingConfig(cfg_scale=2.0, lookahead=lookahead), torch.tensor([0, 3], device=engine.device)
+    return generate(engine.build_decoder, engine.shape, labels, [1, 2], null_class, sampling).tolist()
 
 
 def gather_all(engine: Engine) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ import torch
 from processes import WORKERS, run_processes
 from trained_run import folders, tokenize_tiles
 
-from elm_dist.checkpoint.store import CHECKPOINTS, Checkpoint
+from elm_dist.checkpoint.latest import CHECKPOINTS
+from elm_dist.checkpoint.store import Checkpoint
 
 STEPS = 2  # of each link
 COMMON = [

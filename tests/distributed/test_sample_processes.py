@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from processes import processes_of
-from trained_run import train_tiny_run
 
 from elm_dist.config_file import load_config
 from elm_dist.errors import CheckpointError
@@ -36,9 +35,9 @@ sample_run(Path({run!r}), Path({out!r}), **{options!r})
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny_run(tmp_path_factory.mktemp("trained"))
+@pytest.fixture
+def run(trained: Path) -> Path:
+    return trained
 
 
 def contents(out: Path) -> dict[str, bytes]:

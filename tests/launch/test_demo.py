@@ -21,6 +21,14 @@ GOOD = DemoReport(
     marginal_bits=0.99,
     mean_image_ratio=9.0,
     psnr_db=22.0,
+    scores={
+        "samples class_agreement": 0.412,
+        "reconstructions class_agreement": 0.567,
+        "real class_agreement": 0.809,
+        "samples FD-MobileNetV2": 312.4,
+        "reconstructions FD-MobileNetV2": 201.6,
+        "real FD-MobileNetV2": 85.0,
+    },
 )
 
 
@@ -40,6 +48,8 @@ def test_report_shows_stages_figures_and_places() -> None:
         "0.9000",
         "0.9900",
         "0.9702",
+        "classes      samples 41.2%, reconstructions 56.7%, real 80.9%: look like their class (chance: 10%)",
+        "distance     samples 312, reconstructions 202, real 85: in FD-MobileNetV2 from real training images",
         "tensorboard --logdir runs/demo",
     ):
         assert part in said

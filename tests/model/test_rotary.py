@@ -1,7 +1,7 @@
 import torch
 
 from elm_dist.model.attention import Attention
-from elm_dist.model.rotary import rope_table, rotate
+from elm_dist.model.rotary import rope_table, rotary_factors, rotate, rotate_by
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,18 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     at = lambda x, row, column: rotate(x, table[1 + 8 * row + column].unsqueeze(0)).flatten()  # noqa: E731
     torch.testing.assert_close(at(q, 3, 4).norm(), q.norm())
     torch.testing.assert_close(at(q, 3, 4) @ at(k, 1, 3), at(q, 5, 2) @ at(k, 3, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_rotation_of_sampling_is_that_of_training() -> None:
+    table = rope_table(4, 16, CPU)
+    cosines, sines = (factor[:, None, None] for factor in rotary_factors(table))
+    x = torch.randn(3, 16, 2, 5, 16, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        exact = x.to(dtype)
+        expected = torch.stack([rotate(part, table) for part in exact.unbind(dim=2)], dim=2)
+        found = rotate_by(exact, cosines, sines)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=0 if dtype == torch.float32 else 8e-3, atol=5e-7)
 
 
 def test_training_can_follow_sampling_in_one_process() -> None:

@@ -8,5 +8,5 @@ def test_one_of_several_processes_writes_its_progress_as_lines(caplog: pytest.Lo
         for done in (100, 150, 200):
             speedometer.show(done, 200)
     assert len(caplog.messages) == 1  # at the end, as it took less than ten seconds
-    assert caplog.messages[0].startswith("process 2 of 4: 200 of 200 samples, ")
+    assert caplog.messages[0].startswith("process 2 of 4: 200 of 200 images, ")
     assert caplog.messages[0].endswith("images/s, 0.0 minutes left")

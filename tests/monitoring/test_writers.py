@@ -51,10 +51,22 @@ def test_tensorboard_reads_scalars_and_images(tmp_path: Path) -> None:
     resumed = TensorBoardWriter(tmp_path, first_step=20)
     resumed.write(30, {"train/loss": 9.0})
     resumed.image(30, names.SAMPLE_GRID, np.zeros((3, 8, 8), np.uint8))
+    resumed.text(20, "faults", "- after step 25: the disk is full")
     resumed.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 10), (20, 20), (30, 9)]
     assert events.Images(names.SAMPLE_GRID)[0].width == 8
+    (faults,) = events.Tensors("faults/text_summary")
+    assert (faults.step, faults.tensor_proto.string_val[0]) == (20, b"- after step 25: the disk is full")
+
+
+def test_tensorboard_begins_anew_what_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        writer = TensorBoardWriter(tmp_path)
+        writer.write(10, {"train/loss": value})
+        writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in events] == [(10, 2)]
 
 
 def test_writers_pass_everything_on(tmp_path: Path) -> None:

@@ -87,6 +87,15 @@ def test_a_step_that_lacks_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch
         process_environment()
 
 
+def test_processes_of_srun_that_would_each_train_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (STEP | LAUNCHED | {"RANK": "0", "WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LayoutError, match=r"`srun` started 8 processes, but RANK, WORLD_SIZE, .* unset RANK, LOCAL_"):
+        process_environment()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert process_environment().world_size == 1
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [

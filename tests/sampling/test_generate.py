@@ -38,7 +38,7 @@ class FullRecomputation:
         self.labels = torch.zeros(batch, dtype=torch.int64)
         self.passes: list[tuple[int, int, int]] = []  # (first row, rows, positions)
 
-    def step(self, x: torch.Tensor, position: int, row: int = 0) -> torch.Tensor:
+    def step(self, x: torch.Tensor, position: int, row: int = 0, outputs: int = 1) -> torch.Tensor:
         rows, length = slice(row, row + len(x)), x.shape[1] if position else 1
         self.passes.append((row, len(x), length))
         if position == 0:
@@ -46,8 +46,8 @@ class FullRecomputation:
         else:
             self.codes[rows, position - 1 : position - 1 + length] = x
         packed = pack_bits(subtokens_to_bits(self.codes[rows], self.shape.subtoken_bits).flatten(1))
-        last = position + length - 1
-        return self.elm((packed, self.labels[rows]))[:, last : last + 1]
+        end = position + length
+        return self.elm((packed, self.labels[rows]))[:, end - outputs : end]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,18 +11,19 @@ import pytest
 import torch
 from command_line import Result, elm, refused
 from PIL import Image
-from trained_run import train_tiny_run
 
 from elm_dist.checkpoint.run_folder import choose_checkpoint
 from elm_dist.config_file import load_config
 from elm_dist.sampling.painter import load_model_to_sample
 
-QUALITY = Path(__file__).parent.parent.parent / "benchmarks" / "sampling_quality.py"
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+QUALITY = BENCHMARKS / "sampling_quality.py"
+LOOKAHEAD = BENCHMARKS / "lookahead.py"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny_run(tmp_path_factory.mktemp("trained"))
+@pytest.fixture
+def run(trained: Path) -> Path:
+    return trained
 
 
 def sample(run: Path, out: Path, *options: str) -> Result:
@@ -152,6 +153,27 @@ def test_the_benchmark_says_what_other_precisions_change(run: Path) -> None:
     assert all(0 < float(cells[name][1]) < 1e-3 for name in ("int8", "bf16", "both"))
 
 
+def test_several_positions_at_once_draw_the_same_images(run: Path, tmp_path: Path) -> None:
+    options = ["--per-class", "2", "--batch-size", "3", "sampling.cfg_interval=[0.2, 0.9]"]
+    for lookahead in (1, 4):
+        assert sample(run, tmp_path / str(lookahead), *options, f"sampling.lookahead={lookahead}").code == 0
+    one, several = (read_images(tmp_path / name) for name in ("1", "4"))
+    assert len(one) == 9
+    assert several == one
+
+
+def test_the_benchmark_says_what_several_positions_at_once_save(run: Path) -> None:
+    command = [sys.executable, str(LOOKAHEAD), str(run), "--images", "3", "--windows", "3,16", "--batches", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    first, heading, *rows = result.stdout.splitlines()
+    assert first == "16 positions, step 6"
+    assert heading.split() == ["settings", "batch", "window", "passes", "CPU", "time", "same", "images"]
+    cells = [row.split()[-5:] for row in rows]
+    assert [row[:2] + row[-1:] for row in cells] == [["2", window, "100%"] for _ in range(3) for window in ("3", "16")]
+    assert all(1 + 15 / int(window) <= float(passes) <= 16 for _, window, passes, _, _ in cells)
+    assert all(float(ratio) > 0 for *_, ratio, _ in cells)
+
+
 def test_a_folder_never_holds_images_of_two_settings(run: Path, tmp_path: Path) -> None:
     assert sample(run, tmp_path).code == 0
     before = contents(tmp_path)
@@ -195,7 +217,9 @@ def test_an_unknown_preset_is_refused(run: Path, tmp_path: Path) -> None:
     assert "error: --preset: there is no paper; there are elm_2b_2-12, " in refuse(run, tmp_path, "--preset", "paper")
 
 
-@pytest.mark.parametrize("override", ["top_p=0", "top_p=1.1", "cfg_interval=[0.5, 0.5]", "cfg_interval=[0, 2]"])
+@pytest.mark.parametrize(
+    "override", ["top_p=0", "top_p=1.1", "lookahead=0", "cfg_interval=[0.5, 0.5]", "cfg_interval=[0, 2]"]
+)
 def test_settings_out_of_range_are_refused(run: Path, tmp_path: Path, override: str) -> None:
     said = refuse(run, tmp_path / "out", f"sampling.{override}")
     assert f"sampling.{override.partition('=')[0]}" in said

@@ -18,7 +18,7 @@ from trained_run import TINY, TRAIN, folders
 from elm_dist.config_file import load_config
 
 BIN = Path(sys.executable).parent
-SPEED = ("speed/", "memory/", "progress/eta_hours")
+SPEED = ("speed/", "memory/", "progress/eta_hours", "progress/goodput_percent")
 
 PYTHON = [sys.executable, str(TRAIN)]
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", str(TRAIN)]
@@ -107,8 +107,11 @@ def test_reports_have_the_documented_names(plain: Path) -> None:
         "memory/peak_gib",
         "data/bad_shards",
         "data/replaced_samples",
+        "train/spike_sigma",
+        "progress/skipped_steps",
         "progress/samples_seen",
         "progress/eta_hours",
+        "progress/goodput_percent",
     }
     assert set(first) - {"step"} == expected
     assert first["train/bits_per_code_bit"] == pytest.approx(1)  # heads start at zero
@@ -227,6 +230,7 @@ def test_a_run_does_not_go_on_with_another_model(plain: Path, tokenized: Path, t
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(tokenized: Path, tmp_path: Path) -> None:
     begin = time.monotonic()
-    said = fails(tokenized, tmp_path / "run", "optimizer.learning_rate=1e30", "schedule.warmup_steps=0")
-    assert "the last checkpoint is good: start again from it with a lower optimizer.learning_rate" in said
+    settings = ("optimizer.learning_rate=1e30", "schedule.warmup_steps=0", "health.skips_before_rollback=3")
+    said = fails(tokenized, tmp_path / "run", *settings)
+    assert "there is no checkpoint to go back to; start again with a lower optimizer.learning_rate" in said
     assert time.monotonic() - begin < 100

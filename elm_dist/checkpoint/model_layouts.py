@@ -1,0 +1,101 @@
+"""The layouts of the transformer's weights: what others call each tensor, and how it is made of ours.
+
+Knows nothing of files. The tokenizers' layouts are in `layouts.py`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from elm_dist.config import ModelConfig
+
+Read = Callable[[str], Tensor]  # gives a tensor of ours by its name
+ModelLayout = dict[str, Callable[[Read], Tensor]]  # by the name of a tensor, how it is made
+
+
+def own_layout(model: ModelConfig) -> ModelLayout:
+    """Return the layout of our own names, which checkpoints and safetensors files of ours have."""
+    return {name: partial(_named, name) for name in official_names(model)}
+
+
+def official_layout(model: ModelConfig) -> ModelLayout:
+    """Return the layout of the published weights, all of whose tensors are ours under other names."""
+    return {published: partial(_named, name) for name, published in official_names(model).items()}
+
+
+def official_names(model: ModelConfig) -> dict[str, str]:
+    """Return what the published weights call each tensor of ours, in the order of the layers.
+
+    A lone sub-token's table and head have no number, and no projection.
+    """
+    numbers = [f".{index}" for index in range(model.subtokens)] if model.subtokens > 1 else [""]
+    names = {"embedding.classes": "cls_embedding.embedding_table"}
+    names |= {f"embedding.codes.{index}": f"tok_embedder{number}" for index, number in enumerate(numbers)}
+    names |= {"embedding.project": "proj"} if model.subtokens > 1 else {}
+    for index in range(model.num_layers):
+        names |= {f"block_{index}.{ours}": f"layers.{index}.{theirs}" for ours, theirs in _OFFICIAL_BLOCK.items()}
+    names["head.norm"] = "norm"
+    names |= {f"head.outputs.{index}": f"output{number}" for index, number in enumerate(numbers)}
+    return {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+
+
+_OFFICIAL_BLOCK = {
+    "attention_norm": "attention_norm",
+    "attention.qkv": "attention.wqkv",
+    "attention.output": "attention.wo",
+    "feed_forward_norm": "ffn_norm",
+    "feed_forward.gate": "feed_forward.w1",
+    "feed_forward.up": "feed_forward.w3",
+    "feed_forward.down": "feed_forward.w2",
+}
+
+
+def huggingface_layout(model: ModelConfig) -> ModelLayout:
+    """Return the layout of `huggingface/modeling_elm.py`: a Llama's, with one table of all codes and classes."""
+    tables = [f"embedding.codes.{index}.weight" for index in range(model.subtokens)]
+    heads = [f"head.outputs.{index}.weight" for index in range(model.subtokens)]
+    layout: ModelLayout = {
+        "model.embed_tokens.weight": partial(_joined, [*tables, "embedding.classes.weight"]),
+        "model.norm.weight": partial(_named, "head.norm.weight"),
+        "lm_head.weight": partial(_joined, heads),
+    }
+    if model.subtokens > 1:
+        layout["model.embed_tokens.project.weight"] = partial(_named, "embedding.project.weight")
+    for index in range(model.num_layers):
+        ours, theirs = f"block_{index}", f"model.layers.{index}"
+        for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            heads_to_permute = model.num_heads if part < 2 else None
+            make = partial(_part_of_qkv, f"{ours}.attention.qkv.weight", part, heads_to_permute)
+            layout[f"{theirs}.self_attn.{name}.weight"] = make
+        for our_part, their_part in _LLAMA_BLOCK.items():
+            layout[f"{theirs}.{their_part}.weight"] = partial(_named, f"{ours}.{our_part}.weight")
+    return layout
+
+
+_LLAMA_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+
+
+def _named(name: str, read: Read) -> Tensor:
+    return read(name)
+
+
+def _joined(names: list[str], read: Read) -> Tensor:
+    return torch.cat([read(name) for name in names])
+
+
+def _part_of_qkv(name: str, part: int, heads: int | None, read: Read) -> Tensor:
+    """Return q, k or v; the rows of `heads` heads, of q and k, in the order of Llama's kernels.
+
+    We rotate channels 2i and 2i + 1 of a head together, Llama's kernels channel i and i + half of them.
+    """
+    rows = read(name).chunk(3)[part]
+    return rows if heads is None else rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
