@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
     raise ElmError(f"`elm serve` needs {error.name}, which is not installed; pip install 'elm-dist[serve]'") from None
 
 HOST = "127.0.0.1"
-MOST_GUIDANCE = 12
+MOST_GUIDANCE = 12  # unless the run has more
 LARGEST = 4  # sides of an expanded picture, in sides of an image
 SEEDS = 10**6  # to choose a new one from
 PORT = 7860  # where one expects such a page; if it is taken, another
@@ -189,9 +189,10 @@ def _settings(own: SamplingConfig) -> tuple[gr.Number, list[Any]]:
         new = gr.Button("new", size="sm")
         seed = gr.Number(0, label="Seed", buttons=[new])
         new.click(lambda: random.randrange(SEEDS), None, seed, show_progress="hidden", api_visibility="private")
+        most = max(MOST_GUIDANCE, own.cfg_scale)
         schedules = get_args(SamplingConfig.model_fields["cfg_schedule"].annotation)
         schedule = gr.Dropdown(list(schedules), value=own.cfg_schedule, label="Guidance schedule")
-        scale = gr.Slider(1, MOST_GUIDANCE, own.cfg_scale, step=0.1, label="Guidance scale (1 = none)")
+        scale = gr.Slider(1, most, own.cfg_scale, step=0.1, label="Guidance scale (1 = none)")
         with gr.Row():
             temperature = gr.Number(own.temperature, label="Temperature", step=0.05, min_width=80)
             top_k = gr.Number(own.top_k, label="Top-k", min_width=80)

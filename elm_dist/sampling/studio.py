@@ -110,16 +110,17 @@ class Studio:
 
     def interpolate(
         self,
-        first: int,
-        second: int,
+        first: int | None,
+        second: int | None,
         steps: float | None,
         rows: float | None,
         seed: float | None,
         settings: Mapping[str, Any],
     ) -> Drawing:
         """Draw `rows` rows of images that go from one class to another in `steps` mixtures between the two."""
-        if len(check_classes("classes", (first, second), len(self.class_names))) != 2:
+        if first is None or second is None or first == second:
             raise ConfigError("classes: choose two different ones to go from one to the other")
+        check_classes("classes", (first, second), len(self.class_names))
         mixtures, count = check_count("mixtures", steps, 1), check_count("rows", rows, 1)
         number = check_count("seed", seed, 0)
         _check_pictures((mixtures + 2) * count, "interpolate")

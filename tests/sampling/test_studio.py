@@ -97,6 +97,8 @@ def test_classes_have_the_names_of_the_shards_or_else_numbers(trained: Path, tmp
         (lambda s: s.expand([0], 1, 33, 32, 16, 0, {}), "33x32 is no multiple of a cell"),
         (lambda s: s.expand([0], 1, 32, 32, 0, 0, {}), "overlap: 0 is not allowed"),
         (lambda s: s.interpolate(1, 1, 5, 1, 0, {}), "classes: choose two different ones to go from one to the other"),
+        (lambda s: s.interpolate(None, 1, 5, 1, 0, {}), "classes: choose two different ones"),
+        (lambda s: s.interpolate(4, 1, 5, 1, 0, {}), "classes: there is no class 4"),
         (lambda s: s.interpolate(0, 1, 31, 1, 0, {}), "33 pictures are more than the 32 of a page"),
         (lambda s: s.interpolate(0, 1, 0, 1, 0, {}), "mixtures: 0 is not allowed"),
     ],
