@@ -16,7 +16,7 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "elm_dist":
 from elm_dist.config_file import load_config  # noqa: E402
 from elm_dist.errors import ElmError  # noqa: E402
 from elm_dist.parallel.environment import process_environment  # noqa: E402
-from elm_dist.training.preemption import ignore_stop_signals  # noqa: E402
+from elm_dist.training.preemption import exit_on_stop_signals, ignore_stop_signals  # noqa: E402
 
 
 def main() -> int:
@@ -45,10 +45,10 @@ def run(config_path: Path, overrides: list[str]) -> int:
         train(config, environment)
     except ElmError as error:
         if not is_main:
-            # A launcher ends all processes when the first one fails: let the main process speak first, and keep the
-            # exit code when the launcher's signal comes.
-            ignore_stop_signals()
-            time.sleep(5)
+            # A launcher ends all processes when the first one fails: the main process speaks for all, and each ends
+            # with its own code, which `srun` reports.
+            exit_on_stop_signals(error.exit_code)
+            time.sleep(15)  # it may start that much later
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0

@@ -1,6 +1,7 @@
 """Turns the signals that end a job into a request to stop after the current step."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,6 +42,12 @@ def on_stop_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_on_stop_signals(code: int) -> None:
+    """End with `code` and without a word from now on: for a process that has failed, while another says why."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: sys.exit(code))
 
 
 def ignore_stop_signals() -> None:

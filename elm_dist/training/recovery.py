@@ -57,7 +57,7 @@ class Recovery:
         if self._rollbacks == self._config.rollbacks:
             raise TrainingError(
                 f"{ill}, and going back {self._rollbacks} times to the checkpoint of step {checkpoint_step:,} did not "
-                f"help; that checkpoint is good: start again from it {REMEDY}"
+                f"help; delete it to go on from the one before, or start anew, {REMEDY}"
             )
         jumped = self.jumped_batches + step - checkpoint_step
         self.restore(facts)

@@ -114,7 +114,7 @@ def test_torchrun_starts_the_command_on_several_processes(tmp_path: Path) -> Non
     result = subprocess.run(many, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
     for rank, samples in ((1, 40), (2, 8)):
-        assert f"process {rank} of 2: {samples} of {samples} samples, " in result.stderr
+        assert f"process {rank} of 2: {samples} of {samples} images, " in result.stderr
     subprocess.run([sys.executable, "-m", "elm_dist", *options, str(tmp_path / "one")], env=environment, check=True)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     verify_shards(tmp_path / "many")

@@ -51,3 +51,15 @@ for number in SIGNALS:
 
 def test_a_process_that_has_saved_ends_with_its_own_exit_code() -> None:
     assert subprocess.run([sys.executable, "-c", ENDING]).returncode == 0
+
+
+def test_a_process_that_has_failed_keeps_its_exit_code() -> None:
+    code = "import time; from elm_dist.training.preemption import exit_on_stop_signals as exit_on; exit_on(2)\n"
+    code += "print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 2
+        assert process.stderr is not None
+        assert process.stderr.read() == b""

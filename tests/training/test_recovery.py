@@ -69,5 +69,7 @@ def test_a_run_gives_up_when_going_back_does_not_help() -> None:
     recovery.saved()
     for _ in range(2):
         recovery.go_back(60, 50, {})
-    with pytest.raises(TrainingError, match=r"going back 2 times to the checkpoint of step 50 did not help; .*lower"):
+    with pytest.raises(
+        TrainingError, match=r"going back 2 times to the checkpoint of step 50 did not help; delete it .* with a lower"
+    ):
         recovery.go_back(60, 50, {})

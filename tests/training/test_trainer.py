@@ -232,5 +232,5 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(tokenized: Path,
     begin = time.monotonic()
     settings = ("optimizer.learning_rate=1e30", "schedule.warmup_steps=0", "health.skips_before_rollback=3")
     said = fails(tokenized, tmp_path / "run", *settings)
-    assert "there is no checkpoint to go back to; start again with a lower optimizer.learning_rate" in said
+    assert "did not help; delete it to go on from the one before, or start anew, with a lower optimizer" in said
     assert time.monotonic() - begin < 100
