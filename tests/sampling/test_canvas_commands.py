@@ -16,7 +16,7 @@ def run(trained: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def picture(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of 48 x 32 pixels, whose centre is what the tokenizer sees."""
     path = tmp_path_factory.mktemp("picture") / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
