@@ -221,3 +221,13 @@ def run_on_two_gpus(cluster: SlurmCluster, tokenized: Path, script: str, *argume
     state = cluster.wait_for(job, "COMPLETED", "FAILED")["JobState"]
     assert state == "COMPLETED", log.read_text()
     return log.read_text()
+
+
+def test_the_doctor_examines_all_nodes_of_a_job(cluster: SlurmCluster, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    doctor = [sys.executable, "-m", "elm_dist", "doctor", "--out", str(out)]
+    cluster.run("srun", "--nodes=2", "--ntasks-per-node=2", "--nodelist=gpu[0-1]", "--time=5", *doctor, cwd=ROOT)
+    findings = json.loads(out.read_text())["findings"]
+    examined = [finding["host"] for finding in findings if finding["subject"] == "device"]
+    assert sorted(examined) == ["gpu0", "gpu1"], "one process of each node does it"
+    assert "4 processes over gloo" in next(f["found"] for f in findings if f["subject"] == "all-reduce")
