@@ -21,19 +21,12 @@ SAMPLING = ("cfg_scale", "cfg_schedule", "cfg_interval", "temperature", "top_k",
 
 USE: dict[Target, str] = {
     "safetensors": """\
-The names are those of elm-dist, whose model `config.json` describes:
+The names are those of elm-dist, which builds the model that `config.json` describes:
 
 ```python
-import json
-from pathlib import Path
-from safetensors.torch import load_file
-from elm_dist.config import ModelConfig
-from elm_dist.model.elm import ELM, layer_specs
+from elm_dist.api import load_pretrained
 
-config = ModelConfig(**json.loads(Path("config.json").read_text())["model"])
-model = ELM(layer_specs(config, grid={grid}))
-files = [load_file(path) for path in Path().glob("*.safetensors")]
-model.load_state_dict({{name: tensor for file in files for name, tensor in file.items()}})
+model = load_pretrained(".")  # of this folder: a torch module
 ```
 """,
     "huggingface": """\
@@ -116,8 +109,7 @@ class Export:
             name=self.config.run.directory.name,
             facts="\n".join(f"| {name} | {fact} |" for name, fact in self._facts().items()),
             use=USE[self.target].format(
-                grid=tokenizer.grid,
-                positions=tokenizer.positions,
+                positions=tokenizer.grid.cells,
                 subtokens=model.subtokens,
                 subtoken_bits=model.subtoken_bits,
             ),
@@ -131,7 +123,7 @@ class Export:
             "parameters": f"{self.parameters:,}",
             "transformer": f"{model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads",
             "images": f"{side} x {side} pixels, {model.num_classes:,} classes",
-            "codes": f"{grid} x {grid} codes of {model.subtokens} sub-tokens of {model.subtoken_bits} bits",
+            "codes": f"{grid} codes of {model.subtokens} sub-tokens of {model.subtoken_bits} bits",
             "trained": f"{self.checkpoint.step:,} steps, {facts['samples_seen']:,} images",
             "weights": f"{'averaged over steps' if averaged else 'of the last step'}, {self.dtype}",
             **self._validation(),
