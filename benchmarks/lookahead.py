@@ -30,7 +30,9 @@ def draw(painter: Painter, sampling: SamplingConfig, images: range) -> tuple[Ten
     progress: list[int] = []
     labels = [image % painter.config.model.num_classes for image in images]
     begin = time.process_time()
-    codes = painter.draw(labels, images, sampling=sampling, on_progress=lambda codes, done: progress.append(done))
+    codes = painter.draw(
+        labels, images, sampling=sampling, on_progress=lambda codes, is_done: progress.append(int(is_done.sum()))
+    )
     return codes, len(progress), time.process_time() - begin
 
 

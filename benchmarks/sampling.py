@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elm_dist.config import ModelConfig, SamplingConfig
+from elm_dist.config import Grid, ModelConfig, SamplingConfig
 from elm_dist.model.decoder import FoldedDecoder
 from elm_dist.model.elm import ELM, Decoder, DecoderStep, code_shape, initialize, layer_specs
 from elm_dist.model.folded import FoldedELM
@@ -71,7 +71,7 @@ class GrowingCache:
         for index, block in enumerate(list(self.elm)[1:-1]):
             attention = block.attention
             q, k, v = attention.qkv(block.attention_norm(x)).unflatten(2, (3, attention.heads, -1)).unbind(dim=2)
-            table = rope_table(attention.grid, q.shape[3], x.device)[position : position + 1]
+            table = rope_table(attention.model, attention.grid, x.device)[position : position + 1]
             q, k, v = (part.transpose(1, 2) for part in (rotate(q, table), rotate(k, table), v))
             if self.caches[index]:
                 k, v = (torch.cat(pair, dim=2) for pair in zip(self.caches[index], (k, v), strict=True))
@@ -86,8 +86,8 @@ def plain_step(elm: ELM, caches: list[tuple[Tensor, Tensor]], x: Tensor, positio
     """Return the logits of the stream `x` at `positions` (1,), as gpt-fast computes a token: no shape ever changes."""
     blocks = list(elm)[1:-1]
     attention = blocks[0].attention
-    table = rope_table(attention.grid, x.shape[2] // attention.heads, x.device)[positions]
-    mask = torch.arange(attention.grid**2) <= positions.unsqueeze(1)
+    table = rope_table(attention.model, attention.grid, x.device)[positions]
+    mask = torch.arange(attention.grid.cells) <= positions.unsqueeze(1)
     for block, (keys, values) in zip(blocks, caches, strict=True):
         attention = block.attention
         q, k, v = attention.qkv(block.attention_norm(x)).unflatten(2, (3, attention.heads, -1)).unbind(dim=2)
@@ -106,7 +106,7 @@ class PlainLoop:
     def __init__(self, elm: ELM, compute: Callable[..., Tensor], batch: int) -> None:
         self.elm, self.compute = elm, compute
         heads, grid = elm.block_0.attention.heads, elm.block_0.attention.grid
-        shape = (batch, heads, grid**2, elm.embedding.classes.embedding_dim // heads)
+        shape = (batch, heads, grid.cells, elm.embedding.classes.embedding_dim // heads)
         self.caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in list(elm)[1:-1]]
 
     @torch.inference_mode()
@@ -151,7 +151,7 @@ def build_model(hidden: int, layers: int, grid: int) -> tuple[ModelConfig, ELM]:
     model = ModelConfig(
         num_layers=layers, hidden_size=hidden, num_heads=max(1, hidden // 64), subtokens=2, subtoken_bits=10
     )
-    elm = ELM(layer_specs(model, grid)).eval().requires_grad_(False)
+    elm = ELM(layer_specs(model, Grid(grid, grid))).eval().requires_grad_(False)
     initialize(elm.named_parameters(), seed=0)
     for output in elm.head.outputs:  # they start at zero, which would make all codes alike
         torch.nn.init.normal_(output.weight, generator=torch.Generator().manual_seed(0))
@@ -162,7 +162,12 @@ def draw(case: Case, build: BuildDecoder, model: ModelConfig, grid: int, batch: 
     """Return the codes and the CPU seconds that they took."""
     begin = time.process_time()
     codes = generate(
-        build, code_shape(model, grid), torch.arange(batch), list(range(batch)), model.num_classes, case.sampling
+        build,
+        code_shape(model, Grid(grid, grid)),
+        torch.arange(batch),
+        list(range(batch)),
+        model.num_classes,
+        case.sampling,
     )
     return codes, time.process_time() - begin
 

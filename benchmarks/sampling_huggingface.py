@@ -22,7 +22,7 @@ from torch import Tensor
 from elm_dist.checkpoint.export_huggingface import build_config, build_generation_config
 from elm_dist.checkpoint.huggingface.modeling_elm import ELMForCausalLM
 from elm_dist.checkpoint.model_layouts import huggingface_layout
-from elm_dist.config import ModelConfig, SamplingConfig
+from elm_dist.config import Grid, ModelConfig, SamplingConfig
 from elm_dist.model.decoder import FoldedDecoder
 from elm_dist.model.elm import ELM, code_shape, initialize, layer_specs
 from elm_dist.model.folded import FoldedELM
@@ -36,7 +36,7 @@ def build_model(hidden: int, layers: int, grid: int, subtokens: int) -> tuple[Mo
     model = ModelConfig(
         num_layers=layers, hidden_size=hidden, num_heads=max(1, hidden // 64), subtokens=subtokens, subtoken_bits=10
     )
-    elm = ELM(layer_specs(model, grid)).eval()
+    elm = ELM(layer_specs(model, Grid(grid, grid))).eval()
     initialize(elm.named_parameters(), seed=0)
     for output in elm.head.outputs:  # they start at zero, which would make all codes alike
         torch.nn.init.normal_(output.weight, generator=torch.Generator().manual_seed(0))
@@ -44,15 +44,15 @@ def build_model(hidden: int, layers: int, grid: int, subtokens: int) -> tuple[Mo
 
 
 def export_model(model: ModelConfig, elm: ELM, grid: int) -> ELMForCausalLM:
-    exported = ELMForCausalLM(build_config(model, grid, GREEDY)).eval()
-    exported.generation_config = build_generation_config(grid, GREEDY)
+    exported = ELMForCausalLM(build_config(model, Grid(grid, grid), GREEDY)).eval()
+    exported.generation_config = build_generation_config(Grid(grid, grid), GREEDY)
     weights = elm.state_dict()
     exported.load_state_dict({name: make(weights.__getitem__) for name, make in huggingface_layout(model).items()})
     return exported
 
 
 def ours(model: ModelConfig, elm: ELM, grid: int) -> Draw:
-    shape, folded = code_shape(model, grid), FoldedELM(elm)
+    shape, folded = code_shape(model, Grid(grid, grid)), FoldedELM(elm)
 
     def draw(labels: Tensor) -> Tensor:
         seeds = list(range(len(labels)))

@@ -29,8 +29,8 @@ from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
 from elm_dist.model.elm import ELM, code_shape, initialize, layer_specs
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 from elm_dist.parallel.environment import process_environment
 from elm_dist.training.optimizer import build_optimizer, initial_state
 

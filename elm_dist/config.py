@@ -6,9 +6,9 @@ Knows nothing of torch.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,6 +23,32 @@ def _cadence_or_auto(value: object) -> object:
     if not is_cadence and value != "auto":
         raise PydanticCustomError("cadence_or_auto", "neither a cadence nor auto")
     return value
+
+
+class Grid(NamedTuple):
+    """The cells of an image, one code each."""
+
+    rows: Count
+    columns: Count
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.columns
+
+    def __repr__(self) -> str:
+        return f"{self.rows} x {self.columns}"
+
+
+def _two_sides(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _one_side(sides: tuple[int, int]) -> int | tuple[int, int]:
+    return sides[0] if sides[0] == sides[1] else sides
+
+
+# Two sides, of which a square may name one: as `16`, or as `[16, 24]`, rows or height first.
+Sides = (BeforeValidator(_two_sides), PlainSerializer(_one_side))
 
 
 class Section(BaseModel):
@@ -58,13 +84,14 @@ class TokenizerConfig(Section):
         return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
     @property
-    def grid(self) -> int:
-        """Grid cells per side; an image is grid x grid codes."""
-        return self.image_size // self.downsampling
+    def grid(self) -> Grid:
+        """The cells of an image."""
+        return Grid(self.image_size // self.downsampling, self.image_size // self.downsampling)
 
     @property
     def positions(self) -> int:
-        return self.grid**2
+        """Codes of an image."""
+        return self.grid.cells
 
     @property
     def codebook_bits(self) -> int:
@@ -105,7 +132,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The autoregressive transformer (paper sections 3.5 and 3.6)."""
+    """The transformer (paper sections 3.5 and 3.6) and its variants; the defaults are those of the published models."""
 
     num_layers: Count
     hidden_size: Count
@@ -114,6 +141,15 @@ class ModelConfig(Section):
     subtoken_bits: Annotated[int, Field(ge=1, le=16)]
     num_classes: Count = 1000
     dropout: Share = 0.1  # of the input sequence and of both branches of a block; attention has none
+    drop_path: Share = 0.0  # of the last block's branches, for whole images; grows linearly from 0 in the first block
+    modelling: Literal["autoregressive", "masked"] = "autoregressive"  # codes from those before, or hidden from shown
+    scan: Literal["row_raster", "column_raster", "row_zigzag", "column_zigzag", "diagonal_zigzag"] = "row_raster"
+    position_encoding: Literal["rope_2d", "rope_1d", "learned"] = "rope_2d"
+    rope_grid: Cadence = 0  # cells per side that rotary positions are squeezed into; 0 = they are whole numbers
+    conditioning: Literal["token", "adaln"] = "token"  # adaln: the class also scales and shifts what blocks normalize
+    attention: Literal["dot_product", "cosine"] = "dot_product"
+    key_value_heads: Cadence = 0  # that groups of query heads share; 0 = one for each
+    qk_norm: bool = False  # queries and keys have an RMS norm each, for every head the same
 
     @property
     def vocabulary(self) -> int:
@@ -125,9 +161,30 @@ class ModelConfig(Section):
         return self.hidden_size // self.num_heads
 
     @property
+    def is_foldable(self) -> bool:
+        """Whether sampling has the layers in fewer steps (`model/folded.py`); it takes others as they are."""
+        is_sequence = self.modelling == "autoregressive" and self.conditioning == "token"
+        is_rotated = self.position_encoding != "learned" and self.attention == "dot_product" and not self.qk_norm
+        return is_sequence and is_rotated and not self.key_value_heads
+
+    @property
+    def key_value_size(self) -> int:
+        """Channels of all keys, and of all values."""
+        return (self.key_value_heads or self.num_heads) * self.head_size
+
+    @property
     def feed_forward_size(self) -> int:
         """SwiGLU width: 8/3 of the hidden size, rounded up to a multiple of 256."""
         return -(-int(8 * self.hidden_size / 3) // 256) * 256
+
+
+class LossConfig(Section):
+    """What is minimized beside the cross-entropy, which is what runs report."""
+
+    label_smoothing: Share = 0.0  # of each target's probability, given to all entries alike
+    hamming_distance: Cadence = 0  # bits in which an entry may differ from the target and still share its probability
+    z_loss: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared log of the softmax's denominator
+    mask_ratio: Literal["per_sample", "per_batch"] = "per_sample"  # of masked modelling: drawn for each image, or once
 
 
 class ScheduleConfig(Section):
@@ -206,10 +263,13 @@ class SamplingConfig(Section):
 
     cfg_scale: Annotated[float, Field(ge=1)] = 4.0
     cfg_schedule: Literal["constant", "linear", "cos", "log", "square", "square_root"] = "linear"
-    cfg_interval: tuple[Portion, Portion] = (0.0, 1.0)  # share of positions from which and up to which guidance is on
+    cfg_interval: tuple[Portion, Portion] = (0.0, 1.0)  # share of the passes from which and up to which guidance is on
     temperature: Positive = 1.0
     top_k: Cadence = 0  # of each sub-code; 0 = all
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of each sub-code's distribution; 1 = all
+    iterations: Count = 10  # of masked modelling: passes in which an image is uncovered
+    mask_temperature: Annotated[float, Field(ge=0)] = 9.0  # of masked modelling: noise in what is uncovered first (tau)
+    remask: bool = False  # of masked modelling: cells that are uncovered may be hidden again
     lookahead: Count = 1  # positions that one pass checks guesses of, at most those of an image; 1 = none is guessed
     precision: Literal["fp32", "bf16"] = "fp32"  # of `elm sample`; a run in training samples in its own
     weights_int8: bool = False  # keep the matrices of the blocks in 8 bits, which saves memory and not time
@@ -224,6 +284,7 @@ class Config(Section):
     tokenizer_training: TokenizerTrainingConfig = TokenizerTrainingConfig()
     data: DataConfig
     model: ModelConfig
+    loss: LossConfig = LossConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     parallel: ParallelConfig = ParallelConfig()

@@ -8,6 +8,7 @@ from typing import Any
 
 from elm_dist.config import (
     KernelsConfig,
+    LossConfig,
     ModelConfig,
     MonitoringConfig,
     OptimizerConfig,
@@ -49,12 +50,71 @@ def _heads_fit(model: ModelConfig) -> Iterator[Problem]:
             "model.num_heads",
             f"{model.num_heads} heads do not divide hidden_size {model.hidden_size}; choose a divisor of it",
         )
-    elif model.head_size % 4:
+    elif model.key_value_heads and model.num_heads % model.key_value_heads:
+        yield (
+            "model.key_value_heads",
+            f"{model.key_value_heads} heads of keys and values cannot be shared evenly by {model.num_heads} heads; choose "
+            "a divisor of model.num_heads, or 0 for one each",
+        )
+    elif model.position_encoding == "rope_2d" and model.head_size % 4:
         yield (
             "model.num_heads",
             f"a head of {model.head_size} channels cannot be rotated in two dimensions; choose num_heads so that "
             "hidden_size / num_heads is a multiple of 4",
         )
+    elif model.position_encoding == "rope_1d" and model.head_size % 2:
+        yield (
+            "model.num_heads",
+            f"a head of {model.head_size} channels cannot be rotated in pairs; choose num_heads so that hidden_size / "
+            "num_heads is even",
+        )
+
+
+@rule("model")
+def _variants_go_together(model: ModelConfig) -> Iterator[Problem]:
+    if model.modelling == "masked" and model.scan != "row_raster":
+        yield (
+            "model.scan",
+            f"a masked model sees all codes at once, in no order, and so not in that of {model.scan}; set "
+            "model.scan=row_raster, or model.modelling=autoregressive",
+        )
+    if model.position_encoding == "learned" and model.rope_grid:
+        yield (
+            "model.rope_grid",
+            "learned positions are not rotary ones, which can be squeezed; set model.rope_grid=0, or "
+            "model.position_encoding=rope_2d",
+        )
+    if model.attention == "cosine" and model.qk_norm:
+        yield (
+            "model.qk_norm",
+            "a cosine has normed queries and keys already; set model.qk_norm=false, or model.attention=dot_product",
+        )
+
+
+@rule("loss", "model")
+def _soft_labels_fit(loss: LossConfig, model: ModelConfig) -> Iterator[Problem]:
+    if loss.hamming_distance > model.subtoken_bits:
+        yield (
+            "loss.hamming_distance",
+            f"entries of {model.subtoken_bits} bits differ in so many at most, not in {loss.hamming_distance}; give 0 "
+            f"(off) to {model.subtoken_bits}",
+        )
+
+
+@rule("sampling", "model")
+def _sampling_has_it_for_the_model(sampling: SamplingConfig, model: ModelConfig) -> Iterator[Problem]:
+    if sampling.lookahead > 1 and model.modelling == "masked":
+        yield (
+            "sampling.lookahead",
+            "a masked model draws all codes in every pass, and guesses none; set sampling.lookahead=1",
+        )
+    for setting, is_on in (("compile", sampling.compile), ("cuda_graphs", sampling.cuda_graphs)):
+        if is_on and not model.is_foldable:
+            yield (
+                f"sampling.{setting}",
+                "this works for autoregressive models with rotary positions, dot products and a head of keys for each "
+                f"of queries, without adaln or qk_norm; set sampling.{setting}=false",
+            )
 
 
 @rule("tokenizer")

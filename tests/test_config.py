@@ -209,7 +209,7 @@ def test_derived_model_sizes() -> None:
 
 def test_the_papers_tokenizer_makes_256_codes() -> None:
     tokenizer = TokenizerConfig(directory=Path("tokenizers/bae_16"))
-    assert (tokenizer.downsampling, tokenizer.grid, tokenizer.positions) == (16, 16, 256)
+    assert (tokenizer.downsampling, tokenizer.grid, tokenizer.positions) == (16, (16, 16), 256)
 
 
 @given(patch=st.integers(1, 8), levels=st.integers(1, 5), grid=st.integers(1, 40))
@@ -217,7 +217,8 @@ def test_grid_times_downsampling_is_the_image(patch: int, levels: int, grid: int
     size = grid * patch * 2 ** (levels - 1)
     multipliers = (1,) * levels
     tokenizer = TokenizerConfig(directory=Path("t"), patch_size=patch, image_size=size, channel_multipliers=multipliers)
-    assert tokenizer.downsampling * tokenizer.grid == size
+    assert tokenizer.grid == (grid, grid)
+    assert tokenizer.downsampling * grid == size
     assert tokenizer.positions == grid**2
 
 

@@ -62,7 +62,8 @@ def test_its_header_says_what_it_is_and_what_it_takes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SIZES, ids=name_of)
 def test_its_parameters_are_counted_right(path: Path) -> None:
-    parameters = count_parameters(load_config(path).model)
+    config = load_config(path)
+    parameters = count_parameters(config.model, config.tokenizer.grid)
     assert number(r"([\d,]+) parameters", path) == parameters
     assert parameters == PUBLISHED.get(path.stem, parameters)
 
@@ -72,7 +73,7 @@ def test_its_hours_follow_from_its_parameters(path: Path) -> None:
     config = load_config(path)
     tokens = config.tokenizer.positions * config.schedule.global_batch_size * config.schedule.total_steps
     gpus = number(r"# Hardware: (\d+) x A100", path)
-    seconds = 6 * count_parameters(config.model) * tokens / (gpus * PEAK_FLOPS["A100"] * 0.40)
+    seconds = 6 * count_parameters(config.model, config.tokenizer.grid) * tokens / (gpus * PEAK_FLOPS["A100"] * 0.40)
     assert number(r"Hours as planned: (\d+) = ", path) == round(seconds / 3600)
     assert "not a measurement" in header(path)
 

@@ -25,7 +25,7 @@ from elm_dist.checkpoint.store import Checkpoint
 from elm_dist.checkpoint.tokenizer import CONFIG_FILE, WEIGHTS_FILE, check_tokenizer_fits, has_tokenizer
 from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.codes.subtokens import CodeShape
-from elm_dist.config import Config, ModelConfig, SamplingConfig
+from elm_dist.config import Config, Grid, ModelConfig, SamplingConfig
 from elm_dist.errors import CheckpointError
 from elm_dist.model.elm import ELM, code_shape
 
@@ -36,7 +36,7 @@ TOKENIZER = "tokenizer"  # the folder's name
 TOLERANCE = 1e-4  # of the largest logit: more than the order of sums does in fp32
 
 
-def build_config(model: ModelConfig, grid: int, sampling: SamplingConfig, dtype: str = "fp32") -> ELMConfig:
+def build_config(model: ModelConfig, grid: Grid, sampling: SamplingConfig, dtype: str = "fp32") -> ELMConfig:
     """Return the architecture as transformers knows it; `dtype`, "fp32" or "bf16", is that of the weights."""
     name = ELMForCausalLM.__name__
     config = ELMConfig(
@@ -45,8 +45,8 @@ def build_config(model: ModelConfig, grid: int, sampling: SamplingConfig, dtype:
         intermediate_size=model.feed_forward_size,
         num_hidden_layers=model.num_layers,
         num_attention_heads=model.num_heads,
-        max_position_embeddings=grid**2 + 1,  # the class and the codes, the last of which is never an input
-        grid=grid,
+        max_position_embeddings=grid.cells + 1,  # the class and the codes, the last of which is never an input
+        grid=grid.rows,
         subtokens=model.subtokens,
         num_classes=model.num_classes,
         cfg_scale=sampling.cfg_scale,
@@ -60,10 +60,10 @@ def build_config(model: ModelConfig, grid: int, sampling: SamplingConfig, dtype:
     return config
 
 
-def build_generation_config(grid: int, sampling: SamplingConfig) -> GenerationConfig:
+def build_generation_config(grid: Grid, sampling: SamplingConfig) -> GenerationConfig:
     """Return how codes are drawn, but for the guidance, which is the architecture's."""
     return GenerationConfig(
-        max_new_tokens=grid**2,
+        max_new_tokens=grid.cells,
         do_sample=True,
         temperature=sampling.temperature,
         top_k=sampling.top_k,

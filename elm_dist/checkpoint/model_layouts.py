@@ -22,13 +22,13 @@ def own_layout(model: ModelConfig) -> ModelLayout:
 
 def official_layout(model: ModelConfig) -> ModelLayout:
     """Return the layout of the published weights, all of whose tensors are ours under other names."""
-    return {published: partial(_named, name) for name, published in official_names(model).items()}
+    return {published: partial(_shaped_as, published, name) for name, published in official_names(model).items()}
 
 
 def official_names(model: ModelConfig) -> dict[str, str]:
     """Return what the published weights call each tensor of ours, in the order of the layers.
 
-    A lone sub-token's table and head have no number, and no projection.
+    A lone sub-token's table and head have no number, and no projection. The published masked models have one sub-token.
     """
     numbers = [f".{index}" for index in range(model.subtokens)] if model.subtokens > 1 else [""]
     names = {"embedding.classes": "cls_embedding.embedding_table"}
@@ -37,10 +37,20 @@ def official_names(model: ModelConfig) -> dict[str, str]:
     for index in range(model.num_layers):
         names |= {f"block_{index}.{ours}": f"layers.{index}.{theirs}" for ours, theirs in _OFFICIAL_BLOCK.items()}
     names["head.norm"] = "norm"
-    names |= {f"head.outputs.{index}": f"output{number}" for index, number in enumerate(numbers)}
-    return {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+    if model.modelling == "autoregressive":
+        names |= {f"head.outputs.{index}": f"output{number}" for index, number in enumerate(numbers)}
+    weights = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+    return weights if model.modelling == "autoregressive" else weights | _OFFICIAL_MASKED_HEAD
 
 
+BIASES = "mlm_layer.bias"  # one for each entry, (1, 1, entries) there, a vector here
+_OFFICIAL_MASKED_HEAD = {
+    "head.transform.weight": "mlm_layer.fc.weight",
+    "head.transform.bias": "mlm_layer.fc.bias",
+    "head.transform_norm.weight": "mlm_layer.ln.weight",
+    "head.transform_norm.bias": "mlm_layer.ln.bias",
+    "head.biases.0": BIASES,
+}
 _OFFICIAL_BLOCK = {
     "attention_norm": "attention_norm",
     "attention.qkv": "attention.wqkv",
@@ -86,6 +96,10 @@ _LLAMA_BLOCK = {
 
 def _named(name: str, read: Read) -> Tensor:
     return read(name)
+
+
+def _shaped_as(published: str, name: str, read: Read) -> Tensor:
+    return read(name).view(1, 1, -1) if published == BIASES else read(name)
 
 
 def _joined(names: list[str], read: Read) -> Tensor:

@@ -59,16 +59,17 @@ class RunReport:
 
     def _model(self) -> str:
         model = self.config.model
+        parameters = count_parameters(model, self.config.tokenizer.grid)
         return (
             f"{self.directory}: {model.num_layers} layers of {model.hidden_size}, {model.subtokens}-"
-            f"{model.subtoken_bits} sub-tokens, {model.num_classes:,} classes, {count_parameters(model):,} parameters"
+            f"{model.subtoken_bits} sub-tokens, {model.num_classes:,} classes, {parameters:,} parameters"
         )
 
     def _tokenizer(self) -> str:
         tokenizer = self.config.tokenizer
         missing = "" if has_tokenizer(tokenizer.directory) else ", which is not there"
         return (
-            f"tokenizer    {tokenizer.kind}, {tokenizer.grid} x {tokenizer.grid} codes of {tokenizer.code_bits} bits, "
+            f"tokenizer    {tokenizer.kind}, {tokenizer.grid} codes of {tokenizer.code_bits} bits, "
             f"in {tokenizer.directory}{missing}"
         )
 

@@ -24,7 +24,7 @@ def check(
         except ElmError as error:
             problems.append(str(error))
         else:
-            typer.echo(f"{path}: good, {count_parameters(config.model):,} parameters")
+            typer.echo(f"{path}: good, {count_parameters(config.model, config.tokenizer.grid):,} parameters")
     if problems:
         raise ElmError("\n".join(problems))
 

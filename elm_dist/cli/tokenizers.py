@@ -65,7 +65,7 @@ def import_weights(
     from elm_dist.checkpoint.official import import_tokenizer
 
     config = import_tokenizer(file, out, image_size)
-    typer.echo(f"{out}: a {config.kind} of {config.code_bits} bits, {config.grid} x {config.grid} codes an image")
+    typer.echo(f"{out}: a {config.kind} of {config.code_bits} bits, {config.grid} codes an image")
 
 
 @app.command()

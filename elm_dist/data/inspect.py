@@ -31,7 +31,7 @@ class ShardReport:
     def _made_of(self) -> str:
         m = self.manifest
         return (
-            f"{self.directory}: {m.grid} x {m.grid} codes of {m.code_bits} bits, {m.sample_bytes} bytes of {m.payload} "
+            f"{self.directory}: {m.grid} codes of {m.code_bits} bits, {m.sample_bytes} bytes of {m.payload} "
             f"a sample, from images of {m.image_size} x {m.image_size}\ntokenizer   {m.tokenizer_fingerprint}"
         )
 

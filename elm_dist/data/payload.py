@@ -29,6 +29,14 @@ def likeliest_codes(stored: NDArray[np.uint8], manifest: Manifest) -> NDArray[np
     return stored if manifest.payload == "bits" else np.packbits(stored > 127, axis=1)
 
 
+def reorder_codes(packed: NDArray[np.uint8], manifest: Manifest, order: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return packed codes (n, packed_bytes) with the code of cell `order[p]` at position p."""
+    if np.array_equal(order, np.arange(len(order))):
+        return packed
+    bits = np.unpackbits(packed, axis=1, count=manifest.image_bits).reshape(len(packed), len(order), -1)
+    return np.packbits(bits[:, order].reshape(len(packed), -1), axis=1)
+
+
 def bit_probabilities(stored: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.number]:
     """Return the probability of each bit, (n, positions x code_bits), which is 0 or 1 where bits are stored."""
     if manifest.payload == "probabilities":

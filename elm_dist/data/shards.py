@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elm_dist.codes.subtokens import CodeShape
+from elm_dist.config import Grid, Sides
 from elm_dist.errors import ShardError
 from elm_dist.files import sha256
 
@@ -61,7 +62,7 @@ class Manifest(BaseModel):
     tokenizer_fingerprint: str
     payload: Annotated[Payload, Field(exclude_if=lambda payload: payload == "bits")] = "bits"  # of a stored sample
     code_bits: Annotated[int, Field(ge=1, le=64)]
-    grid: Count  # positions per side
+    grid: Annotated[Grid, *Sides]
     image_size: Count  # pixels per side
     record_rows: Count  # samples per entry of a tar; the last of each tar may hold fewer
     classes: tuple[str, ...]  # names; a label is an index into them
@@ -93,7 +94,7 @@ class Manifest(BaseModel):
 
     @property
     def _shape(self) -> CodeShape:
-        return CodeShape(self.grid**2, subtokens=1, subtoken_bits=self.code_bits)
+        return CodeShape(self.grid.cells, subtokens=1, subtoken_bits=self.code_bits)
 
     @property
     def fingerprint(self) -> str:
@@ -138,7 +139,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def check_manifest_fits(
-    manifest: Manifest, directory: Path, *, code_bits: int, grid: int, tokenizer_fingerprint: str
+    manifest: Manifest, directory: Path, *, code_bits: int, grid: Grid, tokenizer_fingerprint: str
 ) -> None:
     """Raise ShardError if the shards were made with another tokenizer than that of the run."""
     needed = {"code_bits": code_bits, "grid": grid, "tokenizer_fingerprint": tokenizer_fingerprint}

@@ -53,4 +53,4 @@ def tokenize_images(
         )
     if manifest is not None:
         counts = ", ".join(f"{manifest.samples(split):,} {split}" for split in manifest.splits)
-        log.info("%s: %s samples of %d x %d codes", out, counts, manifest.grid, manifest.grid)
+        log.info("%s: %s samples of %s codes", out, counts, manifest.grid)

@@ -3,6 +3,7 @@
 Read next: `embedding.py`, `block.py`, `head.py`, in the order in which an image's codes pass through them.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from elm_dist.codes.subtokens import CodeShape
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.attention import KeyValueCache
 from elm_dist.model.block import Block
-from elm_dist.model.embedding import Embedding
-from elm_dist.model.head import Head
+from elm_dist.model.embedding import Embedding, MaskedEmbedding
+from elm_dist.model.head import Head, MaskedHead
 from elm_dist.model.kernels import PLAIN, Kernels
+from elm_dist.model.rotary import sequence_length
 from elm_dist.randomness import derive_seed
+
+ENDS = {"autoregressive": (Embedding, Head), "masked": (MaskedEmbedding, MaskedHead)}  # first and last layer
+# Vectors, which do not decay; all others are matrices.
+VECTOR = re.compile(r"norm\.(weight|bias)|\.bias|\.biases\.\d+|\.scale")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,18 @@ class LayerSpec:
         return self.module(**self.kwargs)
 
 
-def code_shape(model: ModelConfig, grid: int) -> CodeShape:
-    """Return how an image of grid x grid codes divides into this model's sub-tokens."""
-    return CodeShape(grid**2, model.subtokens, model.subtoken_bits)
+def code_shape(model: ModelConfig, grid: Grid) -> CodeShape:
+    """Return how an image's codes divide into this model's sub-tokens."""
+    return CodeShape(grid.cells, model.subtokens, model.subtoken_bits)
+
+
+def stream_length(model: ModelConfig, grid: Grid) -> int:
+    """Return the length of the stream between two layers: the sequence, and the class of an adaptive model."""
+    return sequence_length(model, grid) + (model.conditioning == "adaln")
 
 
 def layer_specs(
-    model: ModelConfig, grid: int, checkpoint_every_blocks: int = 0, kernels: Kernels = PLAIN
+    model: ModelConfig, grid: Grid, checkpoint_every_blocks: int = 0, kernels: Kernels = PLAIN
 ) -> list[LayerSpec]:
     """Return the model's layers in order: the embedding, the blocks, the head.
 
@@ -49,8 +60,10 @@ def layer_specs(
     shape = code_shape(model, grid)
     every = checkpoint_every_blocks
     common = {"model": model, "kernels": kernels}
+    embedding, head = ENDS[model.modelling]
+    length = sequence_length(model, grid)
     return [
-        LayerSpec("embedding", Embedding, {"model": model, "code_shape": shape}),
+        LayerSpec("embedding", embedding, {"model": model, "code_shape": shape, "length": length}),
         *(
             LayerSpec(
                 f"block_{index}",
@@ -59,7 +72,7 @@ def layer_specs(
             )
             for index in range(model.num_layers)
         ),
-        LayerSpec("head", Head, common | {"code_shape": shape}),
+        LayerSpec("head", head, common | {"code_shape": shape}),
     ]
 
 
@@ -68,22 +81,37 @@ class ELM(nn.Sequential):
 
     def __init__(self, specs: Sequence[LayerSpec]) -> None:
         super().__init__(OrderedDict((spec.name, spec.build()) for spec in specs))
+        share_tables(self)
+
+
+def share_tables(layers: Iterable[nn.Module]) -> None:
+    """Show a masked head the embedding's tables, where both are among `layers`. What it sees is always the newest."""
+    layers = list(layers)
+    for head in (layer for layer in layers if isinstance(layer, MaskedHead)):
+        for embedding in (layer for layer in layers if isinstance(layer, MaskedEmbedding)):
+            head.tables = embedding.tables
 
 
 @torch.no_grad()
 def initialize(named_parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
     """Draw the parameters, named canonically, from N(0, 0.02); norms are one, heads zero (the loss starts at d ln 2).
 
-    A parameter depends on the seed and its name alone, drawn on the CPU: any layout on any device starts alike.
+    Biases and what the class modulates are zero, too. A parameter depends on the seed and its name alone, drawn on the
+    CPU: any layout on any device starts alike.
     """
     for name, parameter in named_parameters:
-        if parameter.ndim == 1:
-            parameter.fill_(1)
-        elif name.startswith("head.outputs"):
+        if is_vector(name):
+            parameter.fill_(0 if "bias" in name else 1)
+        elif name.startswith("head.outputs") or "adaln" in name:
             parameter.zero_()
         else:
             generator = torch.Generator().manual_seed(derive_seed(seed, "weights", name))
             parameter.copy_(torch.empty(parameter.shape).normal_(0, 0.02, generator=generator))
+
+
+def is_vector(name: str) -> bool:
+    """Return whether the parameter of this name is a vector: with ZeRO 3 a parameter does not show its shape."""
+    return VECTOR.search(name) is not None
 
 
 class DecoderStep(Protocol):
@@ -92,9 +120,12 @@ class DecoderStep(Protocol):
     `x` is labels (rows,) at position 0, or sub-tokens (rows, length, subtokens) for the positions from `position` on.
     Its rows are those of the batch from `row` on, and the positions of each row come in order; those that come again
     replace what was there. It runs on one process or on many.
+
+    A masked model sees an image at once: `x` is its sub-tokens (rows, positions, subtokens), of a hidden code
+    `vocabulary`, and the labels; `position` is 0, and `outputs` are all positions.
     """
 
-    def __call__(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor: ...
+    def __call__(self, x: Any, position: int, row: int = 0, outputs: int = 1) -> Tensor: ...
 
 
 class Decoder:
@@ -108,6 +139,11 @@ class Decoder:
         self.layers = list(layers)
         self.batch = batch
         self.caches: dict[int, KeyValueCache] = {}
+        self.is_adaptive = any(isinstance(layer, Block) and layer.adaln for layer in self.layers)
+
+    def length(self, x: Any, position: int) -> int:
+        """Return the length of the stream that a step for `x` passes between layers."""
+        return x.shape[1] if position else 1 + self.is_adaptive
 
     @torch.inference_mode()
     def step(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
@@ -117,7 +153,7 @@ class Decoder:
         """
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Embedding):
-                x = layer.embed_classes(x) if position == 0 else layer.embed_codes(x)
+                x = layer.start(x) if position == 0 else layer.go_on(x, position)
             elif isinstance(layer, Block):
                 x = layer.step(x, position, self._cache(index, layer, x).rows(row, len(x)))
             else:
@@ -126,6 +162,30 @@ class Decoder:
 
     def _cache(self, index: int, block: Block, x: Tensor) -> KeyValueCache:
         if index not in self.caches:
-            heads, grid = block.attention.heads, block.attention.grid
-            self.caches[index] = KeyValueCache.empty(self.batch, heads, grid**2, x.shape[2] // heads, like=x)
+            attention = block.attention
+            size = (self.batch, attention.key_value_heads, attention.grid.cells, attention.model.head_size)
+            self.caches[index] = KeyValueCache.empty(*size, like=x, label_size=x.shape[2] if self.is_adaptive else 0)
         return self.caches[index]
+
+
+class WholePass:
+    """Runs consecutive layers of a masked model over whole images: whatever is uncovered changes everything."""
+
+    def __init__(self, layers: Iterable[nn.Module], batch: int) -> None:
+        self.layers = list(layers)
+        attention = next(layer.attention for layer in self.layers if isinstance(layer, Block))
+        self._length = stream_length(attention.model, attention.grid)
+
+    def length(self, x: Any, position: int) -> int:
+        """Return the length of the stream that a step for `x` passes between layers."""
+        return self._length
+
+    @torch.inference_mode()
+    def step(self, x: Any, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+        """Return the logits at all positions, or the stream where the head is elsewhere."""
+        for layer in self.layers:
+            x = layer.embed(*x) if isinstance(layer, Embedding) else layer(x)
+        return x
+
+
+DECODERS: dict[str, type[Decoder | WholePass]] = {"autoregressive": Decoder, "masked": WholePass}

@@ -36,13 +36,12 @@ class Place(NamedTuple):
 
 
 class Places:
-    """All positions of an image, from which a step picks its own."""
+    """All positions of an image, from which a step picks its own; `table` is their `rope_table`."""
 
-    def __init__(self, grid: int, head_size: int, device: torch.device) -> None:
-        self.order = torch.arange(grid**2, device=device)
-        factors = rotary_factors(rope_table(grid, head_size, device))
-        self.cosines, self.sines = (factor[:, None, None] for factor in factors)
-        self.causal = torch.ones((grid**2, grid**2), dtype=torch.bool, device=device).tril()
+    def __init__(self, table: Tensor) -> None:
+        self.order = torch.arange(len(table), device=table.device)
+        self.cosines, self.sines = (factor[:, None, None] for factor in rotary_factors(table))
+        self.causal = torch.ones((len(table), len(table)), dtype=torch.bool, device=table.device).tril()
 
     def between(self, begin: int, end: int) -> Place:
         """Return those from `begin` to `end`, for a cache up to `end`: one alone is the last, and sees all of it."""
@@ -176,9 +175,10 @@ class FoldedELM:
         self.head = FoldedHead(head, packed=not compiled)
         self.is_compiled = compiled
         self.static_block = torch.compile(FoldedBlock.forward, dynamic=False) if compiled else FoldedBlock.forward
-        self.heads, self.positions = blocks[0].attention.heads, blocks[0].attention.grid ** 2
-        self.head_size = self.embedding.rows.shape[1] // self.heads
-        self.places = Places(blocks[0].attention.grid, self.head_size, self.embedding.rows.device)
+        attention = blocks[0].attention
+        self.heads, self.positions = attention.heads, attention.grid.cells
+        self.head_size = attention.model.head_size
+        self.places = Places(rope_table(attention.model, attention.grid, self.embedding.rows.device))
 
     def empty_caches(self, batch: int) -> list[KeyValueCache]:
         """Return a cache for each block."""

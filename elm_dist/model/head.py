@@ -1,10 +1,11 @@
-"""The model's last layer, one softmax per sub-token, and the loss on it."""
+"""The model's last layer: one softmax per sub-token, of which it gives the logits."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elm_dist.codes.packing import unpack_subtokens
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import ModelConfig
 from elm_dist.model.kernels import Kernels
@@ -16,34 +17,46 @@ class Head(nn.Module):
 
     def __init__(self, model: ModelConfig, code_shape: CodeShape, kernels: Kernels) -> None:
         super().__init__()
+        self.code_shape = code_shape
         self.norm = RMSNorm(model.hidden_size, kernels.norm)
         self.outputs = nn.ModuleList(
             nn.Linear(model.hidden_size, code_shape.vocabulary, bias=False) for _ in range(code_shape.subtokens)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (batch, length, subtokens, vocabulary) for the stream (batch, length, hidden_size)."""
-        x = self.norm(x)
+        """Return logits (batch, length, subtokens, vocabulary) for the stream (batch, length, hidden_size).
+
+        What stands in the stream before the positions of an image predicts nothing.
+        """
+        x = self.norm(x[:, -self.code_shape.positions :])
         return torch.stack([output(x) for output in self.outputs], dim=2)
 
 
-class CodeLoss:
-    """Mean cross-entropy per sub-token, in nats, computed in fp32; keeps sums per head until they are collected."""
+class MaskedHead(nn.Module):
+    """The head of masked modelling: compares a transformed stream with the tables that codes are embedded by.
 
-    def __init__(self, code_shape: CodeShape) -> None:
+    It learns nothing about these tables: the embedding's gradients come from its inputs alone, as in the published
+    models. Whoever builds the model says where the tables, (vocabulary + 1, hidden_size) each, are.
+    """
+
+    tables: Callable[[], Sequence[Tensor]]
+
+    def __init__(self, model: ModelConfig, code_shape: CodeShape, kernels: Kernels) -> None:
+        super().__init__()
+        size = model.hidden_size
         self.code_shape = code_shape
-        self.sums = torch.zeros(0)
-        self.reset()
+        self.norm = RMSNorm(size, kernels.norm)
+        self.transform = nn.Linear(size, size)
+        self.transform_norm = nn.LayerNorm(size)
+        # With an entry for the mask token, which is never predicted: published files have it.
+        self.biases = nn.ParameterList(
+            nn.Parameter(torch.zeros(code_shape.vocabulary + 1)) for _ in range(code_shape.subtokens)
+        )
 
-    def reset(self) -> None:
-        self.sums = torch.zeros(2 * self.code_shape.subtokens + 1, dtype=torch.float64)
-
-    def __call__(self, logits: Tensor, packed: Tensor) -> Tensor:
-        """Return the loss (a scalar) of logits (batch, positions, subtokens, vocabulary) on packed codes."""
-        targets = unpack_subtokens(packed, self.code_shape)
-        losses = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), reduction="none").view(targets.shape)
-        with torch.no_grad():
-            correct = (logits.argmax(dim=3) == targets).double().sum(dim=(0, 1))
-            count = correct.new_full((1,), targets[..., 0].numel())
-            self.sums = self.sums.to(losses.device) + torch.cat([losses.double().sum(dim=(0, 1)), correct, count])
-        return losses.mean()
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (batch, positions, subtokens, vocabulary) for the stream (batch, length, hidden_size)."""
+        x = F.gelu(self.transform(self.norm(x[:, -self.code_shape.positions :])))
+        norm, entries = self.transform_norm, self.code_shape.vocabulary
+        x = F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
+        pairs = zip(self.tables(), self.biases, strict=True)
+        return torch.stack([F.linear(x, table.detach()[:entries], bias[:entries]) for table, bias in pairs], dim=2)

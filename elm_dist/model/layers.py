@@ -3,7 +3,7 @@
 Knows nothing of processes: whoever runs a micro-batch says which one it is, with `micro_batch_seed`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -38,14 +38,25 @@ class Dropout(nn.Module):
         self.share = share
         self.site = site
 
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        """Return the shape of what is drawn for `x`."""
+        return x.shape
+
     def forward(self, x: Tensor, seed: int | None) -> Tensor:
         """Drop from `x` (any shape). `seed` is the micro-batch's; None outside training."""
         if not self.training or self.share == 0:
             return x
         assert seed is not None, "dropout in training needs to know its micro-batch"
         generator = torch.Generator(x.device).manual_seed(derive_seed(seed, self.site))
-        keep = torch.rand(x.shape, generator=generator, device=x.device) >= self.share
+        keep = torch.rand(self.mask_shape(x), generator=generator, device=x.device) >= self.share
         return x * keep / (1 - self.share)
+
+
+class DropPath(Dropout):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): drops whole images of a batch (batch, ...)."""
+
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        return len(x), *(1 for _ in x.shape[1:])
 
 
 def torch_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

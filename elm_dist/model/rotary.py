@@ -1,28 +1,64 @@
-"""Two-dimensional rotary positions: the table of angles of a grid, and the rotation of queries and keys by it."""
+"""Rotary positions: the table of angles of a sequence, and the rotation of queries and keys by it."""
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from elm_dist.codes.scan import scan_order
+from elm_dist.config import Grid, ModelConfig
+
+BASE = 10_000.0
+
+
+def sequence_length(model: ModelConfig, grid: Grid) -> int:
+    """Return the positions of the class and of the codes that are inputs: not of a last one that is only predicted."""
+    return grid.cells if model.modelling == "autoregressive" else grid.cells + 1
+
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a table that sampling asked for first must serve training, too
-def rope_table(grid: int, head_size: int, device: torch.device, base: float = 10_000.0) -> Tensor:
-    """Return cosines and sines (positions, head_size / 2, 2) for a sequence of the class and grid^2 - 1 codes, fp32.
+def rope_table(model: ModelConfig, grid: Grid, device: torch.device) -> Tensor:
+    """Return cosines and sines (sequence length, head_size / 2, 2), fp32, of the class and the codes in scan order.
 
-    Of the channel pairs of a head the first half rotates by the row, the second by the column. The class has no place
-    in the grid: its row is zero, which makes its query and key zero vectors, as in the published weights (a query's
-    logit to the class is always 0). A function, not a buffer: engines cast buffers to bf16.
+    A function, not a buffer: engines cast buffers to bf16.
     """
-    pairs = head_size // 4  # pairs per direction
-    frequencies = base ** (-torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
-    angles = torch.outer(torch.arange(grid, device=device, dtype=torch.float32), frequencies)
-    rows = angles.unsqueeze(1).expand(grid, grid, pairs)
-    columns = angles.unsqueeze(0).expand(grid, grid, pairs)
-    cells = torch.cat([rows, columns], dim=2).flatten(0, 1)
-    table = torch.stack([cells.cos(), cells.sin()], dim=2)
-    return torch.cat([torch.zeros_like(table[:1]), table[:-1]])
+    length = sequence_length(model, grid)
+    table = {"rope_2d": _table_2d, "rope_1d": _table_1d}[model.position_encoding](model, grid, device)
+    return table[:length]
+
+
+def _table_2d(model: ModelConfig, grid: Grid, device: torch.device) -> Tensor:
+    """Return the table of row and column: of a head's channel pairs the first half rotates by the one.
+
+    The class has no place in the grid: its row is zero, which makes its query and key zero vectors, as in the published
+    weights (a query's logit to the class is always 0).
+    """
+    order = torch.from_numpy(scan_order(model.scan, grid).copy()).to(device)
+    frequencies = _frequencies(model.head_size // 4, device)
+    places = (order // grid.columns, order % grid.columns)
+    angles = [torch.outer(_squeeze(model, grid) * place, frequencies) for place in places]
+    cells = _cos_and_sin(torch.cat(angles, dim=1))
+    return torch.cat([torch.zeros_like(cells[:1]), cells])
+
+
+def _table_1d(model: ModelConfig, grid: Grid, device: torch.device) -> Tensor:
+    """Return the table of the position in the sequence, of which the class is the first, as Llama's are."""
+    positions = torch.arange(1 + grid.cells, device=device) * _squeeze(model, grid) ** 2
+    return _cos_and_sin(torch.outer(positions, _frequencies(model.head_size // 2, device)))
+
+
+def _squeeze(model: ModelConfig, grid: Grid) -> float:
+    """Return how much nearer to each other rows and columns are than their numbers say."""
+    return model.rope_grid / max(grid) if model.rope_grid else 1.0
+
+
+def _frequencies(pairs: int, device: torch.device) -> Tensor:
+    return BASE ** (-torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
+
+
+def _cos_and_sin(angles: Tensor) -> Tensor:
+    return torch.stack([angles.cos(), angles.sin()], dim=2)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import nn
 from elm_dist.config import Config
 from elm_dist.errors import LayoutError
 from elm_dist.model.elm import code_shape, layer_specs
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.kernels import PLAIN, Kernels
+from elm_dist.model.loss import build_loss
 from elm_dist.parallel.engine import Engine
 from elm_dist.parallel.environment import ProcessEnvironment
 from elm_dist.parallel.layout import plan_layout
@@ -62,5 +62,6 @@ def build_engine(
     layout = plan_layout(config, environment.world_size, environment.rank)
     grid = config.tokenizer.grid
     specs = layer_specs(config.model, grid, config.parallel.checkpoint_every_blocks, kernels)
+    loss = build_loss(config.model, code_shape(config.model, grid), config.loss)
     kind = ENGINES[layout.schedule] if layout.stages > 1 else PlainEngine
-    return kind(config, layout, specs, CodeLoss(code_shape(config.model, grid)), build_optimizer)
+    return kind(config, layout, specs, loss, build_optimizer)

@@ -20,7 +20,7 @@ from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import Config
 from elm_dist.errors import TrainingError
 from elm_dist.model.elm import DecoderStep
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.loss import CodeLoss
 from elm_dist.monitoring.memory import peak_memory
 from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.layout import Layout
@@ -30,7 +30,7 @@ from elm_dist.randomness import derive_seed
 
 class MicroBatch(Protocol):
     @property
-    def codes(self) -> Tensor: ...  # (micro_batch_size, packed_bytes), uint8
+    def codes(self) -> Tensor: ...  # (micro_batch_size, masking.row_bytes), uint8
     @property
     def labels(self) -> Tensor: ...  # (micro_batch_size,), int64
 
@@ -67,7 +67,7 @@ class Engine(ABC):
         self.loss = loss
         self.shape: CodeShape = loss.code_shape
         self.seed = config.run.seed
-        self.hidden_size = config.model.hidden_size
+        self.model_config, self.grid = config.model, config.tokenizer.grid
         self.stop = self.save = False  # set on any rank, seen by all in the next step's result
         self.state: OptimizerState
         self._deepspeed: Any

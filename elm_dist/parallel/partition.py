@@ -15,7 +15,7 @@ def plan_stages(config: Config, stages: int) -> list[int]:
     if config.parallel.stage_boundaries:
         return [0, *config.parallel.stage_boundaries, config.model.num_layers + 2]
     costs = layer_forward_flops(config.model, config.tokenizer.grid)
-    return plan_partition(costs, stages, layer_parameters(config.model))
+    return plan_partition(costs, stages, layer_parameters(config.model, config.tokenizer.grid))
 
 
 def choose_schedule(config: Config, micro_batches: int) -> str:
@@ -76,7 +76,8 @@ def _least_worst(weights: Sequence[float], stages: int, is_allowed: Callable[[in
 def partition_table(config: Config, boundaries: Sequence[int]) -> str:
     """Return what each stage holds and costs, as lines of text; operations are those of one image's forward pass."""
     names = ["embedding", *(f"block_{index}" for index in range(config.model.num_layers)), "head"]
-    flops, parameters = layer_forward_flops(config.model, config.tokenizer.grid), layer_parameters(config.model)
+    model, grid = config.model, config.tokenizer.grid
+    flops, parameters = layer_forward_flops(model, grid), layer_parameters(model, grid)
     lines = [f"{'stage':<7}{'layers':<28}{'parameters':>14}{'GFLOPs':>12}{'share':>9}"]
     for stage, (begin, end) in enumerate(pairwise(boundaries)):
         held = names[begin] if end - begin == 1 else f"{names[begin]} to {names[end - 1]}"

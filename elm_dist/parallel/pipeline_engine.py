@@ -14,8 +14,8 @@ from deepspeed.runtime.pipe import schedule as instructions
 from torch import Tensor, nn
 
 from elm_dist.config import Config
-from elm_dist.model.elm import Decoder, DecoderStep, LayerSpec, initialize
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.elm import DECODERS, DecoderStep, LayerSpec, initialize, stream_length
+from elm_dist.model.loss import CodeLoss
 from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
 from elm_dist.parallel.engine import Engine, MicroBatch
@@ -23,6 +23,7 @@ from elm_dist.parallel.layout import Layout
 from elm_dist.parallel.partition import plan_stages
 from elm_dist.parallel.relay import Relay
 from elm_dist.parallel.stages import FoldedStage, Stage
+from elm_dist.parallel.tables import TableCourier
 
 # What keeps a rank busy; everything else that DeepSpeed does in a step is waiting for another stage.
 WORK = (
@@ -40,6 +41,7 @@ class PipelineEngine(Engine):
         kind = FoldedStage if layout.is_folded else Stage
         self.stage = kind(specs, plan_stages(config, layout.parts), layout, loss)
         initialize(self.named_parameters(), config.run.seed)
+        self.tables = TableCourier([layer for part in self.stage.layers for layer in part], layout)
         optimizer, settings = build(self.named_parameters()), derive_deepspeed_config(config, layout)
         self._deepspeed, *_ = deepspeed.initialize(model=self.stage, optimizer=optimizer, config=settings)
         self._stopwatch, self._forwards = Stopwatch(self.device), Stopwatch(self.device)
@@ -55,6 +57,12 @@ class PipelineEngine(Engine):
         """Of the stream that goes from stage to stage."""
         return next(self.stage.parameters()).dtype
 
+    @property
+    def stream_shape(self) -> tuple[int, int, int]:
+        """Of a micro-batch between two layers: (batch, length, hidden_size)."""
+        model = self.model_config
+        return self.layout.micro_batch_size, stream_length(model, self.grid), model.hidden_size
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.stage.named_parameters():
             index, _, rest = name.partition(".")
@@ -63,13 +71,15 @@ class PipelineEngine(Engine):
     def build_decoder(self, batch: int) -> DecoderStep:
         self.stage.eval()
         layout, shape = self.layout, self.shape
-        decoders = [Decoder(layers, batch) for layers in self.stage.layers]
+        self.tables.refresh()
+        kind = DECODERS[self.model_config.modelling]
+        decoders = [kind(layers, batch) for layers in self.stage.layers]
         group, last = self.stage._grid.pp_proc_group, layout.rank_of_part(layout.parts - 1)
 
-        def step(x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+        def step(x: Any, position: int, row: int = 0, outputs: int = 1) -> Tensor:
             """Hand the stream from part to part, then the logits to all stages."""
-            rows, length = len(x), x.shape[1] if position else 1
-            relay = Relay(layout, (rows, length, self.hidden_size), self.dtype, self.device)
+            rows, length = len(x[0]) if isinstance(x, tuple) else len(x), decoders[0].length(x, position)
+            relay = Relay(layout, (rows, length, self.model_config.hidden_size), self.dtype, self.device)
             for part, decoder in zip(layout.my_parts, decoders, strict=True):
                 x = decoder.step(relay.receive(part, x), position, row, outputs)
                 relay.send(part, x)
@@ -83,6 +93,7 @@ class PipelineEngine(Engine):
         return step
 
     def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
+        self.tables.refresh()
         self.stage.seeds = [iter(self._dropout_seeds(step)) for _ in self.layout.my_parts]
         self._deepspeed.train_batch(((batch.codes, batch.labels), batch.codes) for batch in batches)
 
@@ -90,10 +101,9 @@ class PipelineEngine(Engine):
     def _evaluate(self, batches: Iterator[MicroBatch]) -> None:
         """Pass all micro-batches through this rank's parts, one part after the other."""
         self.stage.eval()
+        self.tables.refresh()
         layout = self.layout
-        relay = Relay(
-            layout, (layout.micro_batch_size, self.shape.positions, self.hidden_size), self.dtype, self.device
-        )
+        relay = Relay(layout, self.stream_shape, self.dtype, self.device)
         codes, streams = self._read(batches)
         for part, layers in zip(layout.my_parts, self.stage.layers, strict=True):
             for index in range(layout.accumulation):

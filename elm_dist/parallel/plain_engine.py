@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from elm_dist.config import Config
-from elm_dist.model.elm import ELM, Decoder, DecoderStep, LayerSpec, initialize
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.elm import DECODERS, ELM, DecoderStep, LayerSpec, initialize
+from elm_dist.model.head import MaskedHead
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
 from elm_dist.parallel.engine import Engine, MicroBatch
@@ -37,7 +38,7 @@ class PlainEngine(Engine):
 
     def build_decoder(self, batch: int) -> DecoderStep:
         self.model.eval()
-        return Decoder(self.model, batch).step
+        return DECODERS[self.model_config.modelling](self.model, batch).step
 
     def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
         self._deepspeed.train()
@@ -79,6 +80,10 @@ def _build_model(config: Config, specs: Sequence[LayerSpec], settings: dict[str,
     is_divided = config.parallel.zero_stage == 3
     with deepspeed.zero.Init(config_dict_or_path=settings, enabled=is_divided):
         model = ELM(specs)
+    head = model[-1]
+    if is_divided and isinstance(head, MaskedHead):
+        for table in head.tables():  # which are the embedding's, and must be gathered for the head, too
+            deepspeed.zero.register_external_parameter(head, table)
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=is_divided):
             if not is_divided or dist.get_rank() == 0:

@@ -13,8 +13,8 @@ from deepspeed.pipe import LayerSpec as DeepSpeedLayer
 from torch import Tensor
 
 from elm_dist.model.elm import LayerSpec
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 from elm_dist.parallel.layout import Layout
 
 

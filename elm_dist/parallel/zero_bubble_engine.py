@@ -16,8 +16,9 @@ from torch.distributed.pipelining.schedules import ScheduleZBVZeroBubble
 
 from elm_dist.config import Config
 from elm_dist.model.elm import LayerSpec
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
+from elm_dist.model.masking import row_bytes
 from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.engine import MicroBatch
 from elm_dist.parallel.layout import Layout
@@ -40,6 +41,7 @@ class ZeroBubbleEngine(PipelineEngine):
 
     def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
         self.stage.train()
+        self.tables.refresh()
         codes, inputs = self._read(batches)
         for part in self._parts:
             part.seeds = self._dropout_seeds(step)
@@ -54,12 +56,13 @@ class ZeroBubbleEngine(PipelineEngine):
     def _build_part(self, part: int, layers: Sequence[nn.Module]) -> "Part":
         """Return a part whose shapes are told: finding them out would take a forward pass, and count its loss."""
         batch, shape = self.layout.micro_batch_size, self.shape
-        inputs: Any = self._example(self.hidden_size)
+        inputs: Any = self._example(*self.stream_shape)
         if part == 0:
-            codes = torch.zeros(batch, shape.packed_bytes, dtype=torch.uint8, device=self.device)
+            codes = torch.zeros(batch, row_bytes(self.model_config, shape), dtype=torch.uint8, device=self.device)
             inputs = (codes, torch.zeros(batch, dtype=torch.int64, device=self.device))
         is_last = part == self.layout.parts - 1
-        outputs = self._example(shape.subtokens, shape.vocabulary) if is_last else self._example(self.hidden_size)
+        logits = (batch, shape.positions, shape.subtokens, shape.vocabulary)
+        outputs = self._example(*logits) if is_last else self._example(*self.stream_shape)
         # In bf16 DeepSpeed adds each micro-batch's gradients to sums in fp32, after the pass that completes them.
         add_up = self._deepspeed.optimizer.update_hp_grads if self._deepspeed.using_bf16_optimizer else None
         assert self._stopwatch is not None
@@ -74,8 +77,7 @@ class ZeroBubbleEngine(PipelineEngine):
         )
 
     def _example(self, *size: int) -> Tensor:
-        shape = (self.layout.micro_batch_size, self.shape.positions, *size)
-        return torch.empty(shape, dtype=self.dtype, device=self.device, requires_grad=True)
+        return torch.empty(size, dtype=self.dtype, device=self.device, requires_grad=True)
 
 
 class Layers(nn.Module):

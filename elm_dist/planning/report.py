@@ -25,7 +25,7 @@ LIMITS = {
 def report_plan(plan: Plan, changes: Sequence[Change]) -> RenderableType:
     """Return the memory of each stage, the time of a step, what limits it, and what to change first."""
     return Group(
-        f"{count_parameters(plan.config.model):,} parameters on {plan.cluster.gpus} GPUs",
+        f"{count_parameters(plan.config.model, plan.config.tokenizer.grid):,} parameters on {plan.cluster.gpus} GPUs",
         str(plan.layout),
         "",
         _memory_table(plan),
@@ -114,7 +114,7 @@ def report_search(plans: Sequence[Plan]) -> RenderableType:
 def describe_plan(plan: Plan) -> dict[str, Any]:
     """Return the plan for JSON: bytes, seconds and shares."""
     return {
-        "parameters": count_parameters(plan.config.model),
+        "parameters": count_parameters(plan.config.model, plan.config.tokenizer.grid),
         "layout": {
             "gpus": plan.cluster.gpus,
             "replicas": plan.layout.replicas,

@@ -71,9 +71,9 @@ def plan_layers(config: Config, gpu: Gpu) -> list[LayerWork]:
 def _layers(config: Config, gpu: Gpu) -> Iterator[LayerWork]:
     model, parallel, grid = config.model, config.parallel, config.tokenizer.grid
     images, element = config.schedule.micro_batch_size, element_bytes(parallel.precision)
-    positions = images * grid**2
+    positions = images * grid.cells
     speed, every = gpu.peaks[parallel.precision] * gpu.efficiency, parallel.checkpoint_every_blocks
-    flops, parameters = layer_forward_flops(model, grid), layer_parameters(model)
+    flops, parameters = layer_forward_flops(model, grid), layer_parameters(model, grid)
     for index, activations in enumerate(layer_activations(model, element)):
         is_head = index == model.num_layers + 1
         written = activations + (LOGIT_WRITTEN * model.subtokens * model.vocabulary if is_head else 0)

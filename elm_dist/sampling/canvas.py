@@ -43,7 +43,7 @@ def canvas_size(tokenizer: TokenizerConfig, height: int, width: int, overlap: in
     and an overlap of nothing or of a whole image.
     """
     cell, image = tokenizer.downsampling, tokenizer.image_size
-    overlap = tokenizer.grid // 2 * cell if overlap is None else overlap
+    overlap = min(tokenizer.grid) // 2 * cell if overlap is None else overlap
     if height % cell or width % cell:
         near = "x".join(str(max(image, round(side / cell) * cell)) for side in (height, width))
         raise ConfigError(f"--size: {height}x{width} is no multiple of a cell, {cell} pixels; the nearest is {near}")
@@ -74,7 +74,8 @@ def expand(
     very image that `Painter.draw` makes of the label and the seed.
     """
     grid = painter.config.tokenizer.grid
-    assert min(size.rows, size.columns) >= grid
+    assert size.rows >= grid.rows
+    assert size.columns >= grid.columns
     canvas = torch.zeros((len(seeds), size.rows, size.columns, painter.shape.subtokens), dtype=torch.int64)
     is_known = np.zeros((size.rows, size.columns), dtype=np.bool_)
     if start is not None:
@@ -106,9 +107,9 @@ def fill(
     grid = painter.config.tokenizer.grid
     canvas = canvas.expand(len(seeds), -1, -1, -1).clone().to(painter.device)
     is_done = is_known.copy()
-    for top in window_starts(canvas.shape[1], grid, overlap):
-        for left in window_starts(canvas.shape[2], grid, overlap):
-            rows, columns = slice(top, top + grid), slice(left, left + grid)
+    for top in window_starts(canvas.shape[1], grid.rows, overlap):
+        for left in window_starts(canvas.shape[2], grid.columns, overlap):
+            rows, columns = slice(top, top + grid.rows), slice(left, left + grid.columns)
             _draw_window(
                 painter,
                 labels,
@@ -135,18 +136,18 @@ def _draw_window(
     if was_done.all():
         return
 
-    def take_over(codes: Tensor, done: int) -> None:
+    def take_over(codes: Tensor, is_drawn: NDArray[np.bool_]) -> None:
         window.copy_(codes.view_as(window))
-        is_done[:] = was_done | (np.arange(is_done.size) < done).reshape(is_done.shape)
+        is_done[:] = was_done | is_drawn.reshape(is_done.shape)
         on_progress()
 
-    known = Known(window.flatten(1, 2), was_done.ravel().tolist())
+    known = Known(window.flatten(1, 2), was_done.ravel())
     painter.draw(labels, seeds, sampling=sampling, known=known, on_progress=take_over)
 
 
-def window_starts(length: int, grid: int, overlap: int) -> list[int]:
+def window_starts(length: int, window: int, overlap: int) -> list[int]:
     """Return where windows begin along a side of `length` cells; the last one ends with it, and may overlap more."""
-    return [*range(0, length - grid, grid - overlap), length - grid]
+    return [*range(0, length - window, window - overlap), length - window]
 
 
 def window_seed(seed: int, top: int, left: int) -> int:
@@ -167,10 +168,12 @@ def decode_canvas(painter: Painter, canvas: Tensor, overlap: int) -> NDArray[np.
 
 def _decode_one(painter: Painter, canvas: Tensor, overlap: int) -> NDArray[np.uint8]:
     grid, cell = painter.config.tokenizer.grid, painter.config.tokenizer.downsampling
-    tops, lefts = (window_starts(length, grid, overlap) for length in canvas.shape[1:3])
+    tops, lefts = (
+        window_starts(length, window, overlap) for length, window in zip(canvas.shape[1:3], grid, strict=True)
+    )
     strips = []
     for top in tops:
-        windows = (canvas[:, top : top + grid, left : left + grid].flatten(1, 2) for left in lefts)
+        windows = (canvas[:, top : top + grid.rows, left : left + grid.columns].flatten(1, 2) for left in lefts)
         bits = (subtokens_to_bits(window, painter.shape.subtoken_bits) for window in windows)
         images = [painter.tokenizer.images_from_codes(window).cpu() for window in bits]
         strips.append(_blend(images, [left * cell for left in lefts], dim=3))

@@ -86,7 +86,7 @@ def edit_run(
 def _kept_cells(
     tokenizer: TokenizerConfig, size: tuple[int, int], region: Sequence[int] | None, mask: Path | None, keep: int | None
 ) -> NDArray[np.bool_]:
-    """Return which cells (grid, grid) stay as they are, of a picture of `size` (width, height)."""
+    """Return which cells (rows, columns) stay as they are, of a picture of `size` (width, height)."""
     if [region, mask, keep].count(None) != 2:
         raise ConfigError("give one of --region, --mask and --keep: what is drawn anew, or how many codes are kept")
     if keep is not None:
@@ -95,7 +95,7 @@ def _kept_cells(
                 f"--keep: {keep} is not allowed; an image has {tokenizer.positions} codes: keep 0 to "
                 f"{tokenizer.positions - 1} of them"
             )
-        return (np.arange(tokenizer.positions) < keep).reshape(tokenizer.grid, tokenizer.grid)
+        return (np.arange(tokenizer.positions) < keep).reshape(tokenizer.grid)
     if region is not None:
         return ~masked_cells(tokenizer, region_mask(size, region))
     assert mask is not None
@@ -112,7 +112,7 @@ def _describe_part(region: Sequence[int] | None, mask: Path | None, keep: int | 
 
 
 def _show_kept(painter: Painter, codes: Tensor, is_kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the picture (size, size, 3) of the codes (1, grid, grid, subtokens), grey where they are not kept."""
+    """Return the picture (size, size, 3) of the codes (1, rows, columns, subtokens), grey where they are not kept."""
     cell = painter.config.tokenizer.downsampling
     picture = painter.decode(codes.flatten(1, 2))[0]
     is_visible = is_kept.repeat(cell, axis=0).repeat(cell, axis=1)

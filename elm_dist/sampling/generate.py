@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from elm_dist.codes.subtokens import CodeShape
@@ -22,7 +23,16 @@ class Known(NamedTuple):
     """Codes that are given, of every image of a batch at the same positions; they are seen by what comes after them."""
 
     codes: Tensor  # (batch, positions, subtokens), int64; what stands at other positions does not matter
-    positions: Sequence[bool]  # which are given
+    positions: NDArray[np.bool_]  # which are given
+
+
+# What watches codes (batch, positions, subtokens) being drawn: it gets them, which must be copied to be kept, and which
+# positions are done, whenever there are more.
+OnCodes = Callable[[Tensor, NDArray[np.bool_]], None]
+
+
+def ignore(codes: Tensor, is_done: NDArray[np.bool_]) -> None:
+    """Watch nothing."""
 
 
 @torch.inference_mode()
@@ -35,15 +45,14 @@ def generate(
     sampling: SamplingConfig,
     *,
     known: Known | None = None,
-    on_progress: Callable[[Tensor, int], None] = lambda codes, done: None,
+    on_progress: OnCodes = ignore,
 ) -> Tensor:
     """Return sub-tokens (batch, positions, subtokens), int64, of one image per label (batch,) and seed.
 
     Labels may be mixtures of classes instead: weights (batch, null_class + 1). An image depends on its label, its seed
     and what is `known` alone, not on the others of its batch. `build_decoder` gets the size of the batch, doubled where
-    there is guidance: the second half carries the null class. It is computed only while guidance is on. `on_progress`
-    gets the codes and the number of positions that are done, whenever that grows; what stands after them is not drawn
-    yet. Nothing in the loop waits for the device.
+    there is guidance: the second half carries the null class. It is computed only while guidance is on. What stands
+    at positions that are not done is not drawn yet. Nothing in the loop waits for the device.
 
     With a `lookahead` each pass computes so many positions: the next one, and those that are right if guesses of the
     codes before them are. A guess is right if it is what the pass draws there. This is speculative Jacobi decoding
@@ -65,7 +74,7 @@ def generate(
         position, seen = codes.next_to_draw(right), end
         end = min(position + sampling.lookahead, shape.positions)
         codes.guess(max(position, seen), end - 1)  # nothing in the pass comes after its last position
-        on_progress(codes.tensor, position)
+        on_progress(codes.tensor, np.arange(shape.positions) < position)
     return codes.tensor
 
 
@@ -74,7 +83,7 @@ class _Codes:
 
     def __init__(self, batch: int, shape: CodeShape, known: Known | None, device: torch.device) -> None:
         self.tensor = torch.empty((batch, shape.positions, shape.subtokens), dtype=torch.int64, device=device)
-        self.is_known = [False] * shape.positions if known is None else list(known.positions)
+        self.is_known = [False] * shape.positions if known is None else known.positions.tolist()
         self._known = torch.tensor(self.is_known, device=device).unsqueeze(1)
         if known is not None:
             self.tensor.copy_(known.codes)
@@ -130,7 +139,7 @@ class _Halves:
         scales: Sequence[float],
     ) -> None:
         self.codes = codes.tensor
-        self.starts = (labels, _null_labels(labels, null_class))
+        self.starts = (labels, null_labels(labels, null_class))
         self.is_guided = [scale != 1 and not known for scale, known in zip(scales, codes.is_known, strict=True)]
         self.scales = torch.tensor(scales, device=labels.device).view(-1, 1, 1)
         self.step = build_decoder(len(labels) * (2 if any(self.is_guided) else 1))
@@ -165,7 +174,7 @@ class _Halves:
         return logits
 
 
-def _null_labels(labels: Tensor, null_class: int) -> Tensor:
+def null_labels(labels: Tensor, null_class: int) -> Tensor:
     """Return the null class in the form of `labels`: numbers, or weights of classes."""
     if not labels.is_floating_point():
         return torch.full_like(labels, null_class)

@@ -51,7 +51,7 @@ def interpolate_run(
         painter,
         [out / path for row in paths for path in row],
         lambda part, on_progress: expand(
-            painter, mixtures[part], seeds[part], CanvasSize(grid, grid, overlap=0), on_progress=on_progress
+            painter, mixtures[part], seeds[part], CanvasSize(*grid, overlap=0), on_progress=on_progress
         ),
         overlap=0,
         batch_size=batch_size,

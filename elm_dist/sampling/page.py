@@ -129,8 +129,8 @@ def describe(studio: Studio) -> str:
     return " · ".join(
         [
             f"step {painter.step:,}",
-            f"{count_parameters(model):,} parameters",
-            f"{tokenizer.image_size}x{tokenizer.image_size} pixels as {tokenizer.grid}x{tokenizer.grid} codes of "
+            f"{count_parameters(model, tokenizer.grid):,} parameters",
+            f"{tokenizer.image_size}x{tokenizer.image_size} pixels as {tokenizer.grid} codes of "
             f"{model.subtokens}-{model.subtoken_bits} bits",
             str(painter.device),
         ]
@@ -150,7 +150,7 @@ def _expand_tab(studio: Studio) -> Tab:
         fields: list[Any] = [_classes(studio), gr.Slider(1, MOST, 1, step=1, label="Pictures of each")]
         for label, pixels in (("Height", side), ("Width", 3 * side)):
             fields.append(gr.Slider(side, LARGEST * side, pixels, step=cell, label=f"{label} in pixels"))
-        overlap = tokenizer.grid // 2 * cell
+        overlap = min(tokenizer.grid) // 2 * cell
         fields.append(gr.Slider(cell, side - cell, overlap, step=cell, label="Overlap of windows in pixels"))
         return Tab(fields, *_buttons("Expand"), studio.expand)
 

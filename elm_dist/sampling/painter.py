@@ -20,12 +20,13 @@ from elm_dist.config import Config, SamplingConfig
 from elm_dist.devices import own_device
 from elm_dist.errors import ConfigError
 from elm_dist.model.decoder import FoldedDecoder
-from elm_dist.model.elm import ELM, code_shape
+from elm_dist.model.elm import DECODERS, ELM, DecoderStep, code_shape
 from elm_dist.model.folded import FoldedELM
 from elm_dist.model.int8 import quantize_blocks
 from elm_dist.model.kernels import check_compiler
 from elm_dist.sampling.decode import decode_images
-from elm_dist.sampling.generate import Known, generate
+from elm_dist.sampling.draw import draw_codes
+from elm_dist.sampling.generate import Known, OnCodes, ignore
 from elm_dist.sampling.presets import load_config_to_sample
 
 
@@ -36,7 +37,8 @@ class Painter:
         self.config, self.step, self.device = config, checkpoint.step, device
         self.shape = code_shape(config.model, config.tokenizer.grid)
         check_acceleration(config.sampling, device)
-        self.model = FoldedELM(load_model_to_sample(checkpoint, config).to(device), config.sampling.compile)
+        model = load_model_to_sample(checkpoint, config).to(device)
+        self._build_decoder = _decoders(model, config)
         self.tokenizer = load_tokenizer(config.tokenizer.directory, device)
 
     def draw(
@@ -46,19 +48,18 @@ class Painter:
         *,
         sampling: SamplingConfig | None = None,
         known: Known | None = None,
-        on_progress: Callable[[Tensor, int], None] = lambda codes, done: None,
+        on_progress: OnCodes = ignore,
     ) -> Tensor:
-        """Return the sub-tokens (batch, positions, subtokens) of one image per label and seed; see `generate`.
+        """Return the sub-tokens (batch, positions, subtokens) of one image per label and seed; see `draw_codes`.
 
         `sampling` is the run's own by default; weights, precision and speed are as the painter was made.
         """
-        return generate(
-            lambda batch: FoldedDecoder(self.model, batch, self.config.sampling.cuda_graphs).step,
-            self.shape,
+        return draw_codes(
+            self.config,
+            self._build_decoder,
             torch.as_tensor(labels, device=self.device),
             seeds,
-            self.config.model.num_classes,
-            sampling or self.config.sampling,
+            sampling=sampling,
             known=known,
             on_progress=on_progress,
         )
@@ -66,6 +67,15 @@ class Painter:
     def decode(self, codes: Tensor) -> NDArray[np.uint8]:
         """Return the images (batch, size, size, 3) of sub-tokens (batch, positions, subtokens)."""
         return decode_images(self.tokenizer, codes, self.config.model.subtoken_bits)
+
+
+def _decoders(model: ELM, config: Config) -> Callable[[int], DecoderStep]:
+    """Return what makes a decoder for a batch, the fastest that the model has."""
+    if config.model.is_foldable:
+        folded = FoldedELM(model, config.sampling.compile)
+        return lambda batch: FoldedDecoder(folded, batch, config.sampling.cuda_graphs).step
+    kind = DECODERS[config.model.modelling]
+    return lambda batch: kind(model, batch).step
 
 
 def load_painter(

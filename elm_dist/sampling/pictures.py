@@ -20,11 +20,11 @@ from elm_dist.sampling.painter import Painter
 
 
 def encode_picture(painter: Painter, picture: Image.Image) -> Tensor:
-    """Return the sub-tokens (1, grid, grid, subtokens) of the centre of an RGB picture of any size."""
+    """Return the sub-tokens (1, rows, columns, subtokens) of the centre of an RGB picture of any size."""
     tokenizer = painter.config.tokenizer
     pixels = torch.from_numpy(np.array(centre_crop(picture, tokenizer.image_size))).to(painter.device)
     codes = painter.tokenizer.image_codes(pixels.permute(2, 0, 1).unsqueeze(0).contiguous().float() / 255)
-    return unpack_subtokens(codes, painter.shape).unflatten(1, (tokenizer.grid, tokenizer.grid))
+    return unpack_subtokens(codes, painter.shape).unflatten(1, tokenizer.grid)
 
 
 def region_mask(size: tuple[int, int], region: Sequence[int]) -> Image.Image:
@@ -59,12 +59,12 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def masked_cells(tokenizer: TokenizerConfig, mask: Image.Image) -> NDArray[np.bool_]:
-    """Return which cells (grid, grid) of a picture have a white pixel, after the mask was cropped as the picture is.
+    """Return which cells (rows, columns) of a picture have a white pixel, after the mask was cropped as the picture is.
 
     Raises ImageError if none has.
     """
     pixels = np.asarray(centre_crop(mask, tokenizer.image_size)) > 127
-    blocks = pixels.reshape(tokenizer.grid, tokenizer.downsampling, tokenizer.grid, tokenizer.downsampling)
+    blocks = pixels.reshape(tokenizer.grid.rows, tokenizer.downsampling, tokenizer.grid.columns, tokenizer.downsampling)
     cells: NDArray[np.bool_] = blocks.max(axis=(1, 3))
     if not cells.any():
         raise ImageError(

@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import check_tokenizer_fits
@@ -17,6 +19,7 @@ from elm_dist.devices import own_device
 from elm_dist.monitoring.speedometer import Speedometer
 from elm_dist.parallel.environment import process_environment
 from elm_dist.sampling.collect import wait_for_images, write_grid, write_npz
+from elm_dist.sampling.generate import OnCodes
 from elm_dist.sampling.images import save_png
 from elm_dist.sampling.painter import Painter, check_classes
 from elm_dist.sampling.presets import load_config_to_sample
@@ -93,7 +96,7 @@ class Sampler:
             for writing in waiting:
                 writing.result()
 
-    def _draw(self, batch: list[ImageRequest], on_progress: Callable[[Tensor, int], None]) -> Tensor:
+    def _draw(self, batch: list[ImageRequest], on_progress: OnCodes) -> Tensor:
         labels = [request.label for request in batch]
         return self.painter.draw(labels, [request.seed(self.seed) for request in batch], on_progress=on_progress)
 
@@ -103,6 +106,6 @@ class Sampler:
                 save_png(self.out / request.path, image)
 
 
-def _tell(progress: Callable[[int], None], drawn: int, batch: int, codes: Tensor, done: int) -> None:
+def _tell(progress: Callable[[int], None], drawn: int, batch: int, codes: Tensor, is_done: NDArray[np.bool_]) -> None:
     """Count the images so far: `drawn` before this batch, and the share of it that its positions make."""
-    progress(drawn + batch * done // codes.shape[1])
+    progress(drawn + batch * int(is_done.sum()) // len(is_done))

@@ -78,8 +78,7 @@ class Studio:
     @property
     def _own_size(self) -> CanvasSize:
         """A canvas of one image of the model's."""
-        grid = self.painter.config.tokenizer.grid
-        return CanvasSize(grid, grid, overlap=0)
+        return CanvasSize(*self.painter.config.tokenizer.grid, overlap=0)
 
     def _draw_classes(
         self,

@@ -90,7 +90,7 @@ class _Previews:
         self.shown = 0  # cells that were done at the last preview
 
     def is_due(self, is_done: NDArray[np.bool_]) -> bool:
-        has_new_row = is_done.sum() - self.shown >= self.painter.config.tokenizer.grid
+        has_new_row = is_done.sum() - self.shown >= self.painter.config.tokenizer.grid.columns
         return bool(has_new_row) and self.decoding <= PREVIEW_SHARE * (time.perf_counter() - self.begun)
 
     def decode(self, canvas: Tensor, is_done: NDArray[np.bool_]) -> Frame:

@@ -69,5 +69,5 @@ class BAE(nn.Module):
     def images_from_codes(self, codes: Tensor) -> Tensor:
         """Return images in [0, 1] of packed bytes (batch, packed_bytes) or of bits (batch, positions, D)."""
         bits = unpack_bits(codes, self.code_shape) if codes.dim() == 2 else codes
-        grid = bits.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))
+        grid = bits.transpose(1, 2).unflatten(2, self.config.grid)
         return self.decode(grid.to(self.embed.weight.dtype)).clamp(0, 1)

@@ -96,7 +96,7 @@ class VQGAN(nn.Module):
             ids = unpack_subtokens(codes, self.code_shape).squeeze(2)
         else:
             ids = bits_to_subtokens(codes, self.config.code_bits).squeeze(2)
-        grid = ids.clamp(max=self.config.codebook_size - 1).unflatten(1, (self.config.grid, self.config.grid))
+        grid = ids.clamp(max=self.config.codebook_size - 1).unflatten(1, self.config.grid)
         return self.decode(F.embedding(grid, self.entries()).permute(0, 3, 1, 2)).clamp(0, 1)
 
     def _normalized(self, vectors: Tensor) -> Tensor:

@@ -7,19 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from elm_dist.config import OptimizerConfig
+from elm_dist.model.elm import is_vector
 
 
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, kernel: str = "torch"
 ) -> torch.optim.Optimizer:
-    """Return AdamW or plain SGD over the parameters, named canonically; norms, the only vectors, do not decay.
+    """Return AdamW or plain SGD over the parameters, named canonically; vectors do not decay.
 
     AdamW is PyTorch's, or with `kernel` "apex" NVIDIA's fused one (see `model/kernels.py`).
     """
     named = list(named_parameters)
-    groups = [  # told apart by name: with ZeRO 3 a parameter shows neither its shape nor its elements
-        {"params": [p for name, p in named if not name.endswith("norm.weight")], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if name.endswith("norm.weight")], "weight_decay": 0.0},
+    groups = [
+        {"params": [p for name, p in named if not is_vector(name)], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if is_vector(name)], "weight_decay": 0.0},
     ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate)

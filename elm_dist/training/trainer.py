@@ -17,7 +17,7 @@ from elm_dist.checkpoint.tokenizer import load_tokenizer
 from elm_dist.codes.packing import implementation
 from elm_dist.config import Config
 from elm_dist.config_file import dump_config
-from elm_dist.data.loader import MicroBatch, TokenLoader
+from elm_dist.data.loader import MicroBatch, load_tokens
 from elm_dist.devices import choose_device
 from elm_dist.errors import CheckpointError
 from elm_dist.launch.data_check import check_data
@@ -37,7 +37,7 @@ from elm_dist.parallel.environment import ProcessEnvironment
 from elm_dist.parallel.partition import partition_table, plan_stages
 from elm_dist.randomness import derive_seed
 from elm_dist.sampling.decode import decode_images
-from elm_dist.sampling.generate import generate
+from elm_dist.sampling.draw import draw_codes
 from elm_dist.sampling.images import enlarge, image_grid, save_png
 from elm_dist.training.checkup import Checkup
 from elm_dist.training.ema import Ema
@@ -88,14 +88,11 @@ class Trainer:
         self.is_main = environment.is_main
         self.directory = config.run.directory
         self.events = EventLog(self.directory / EVENTS if self.is_main else None)
-        self.loader = TokenLoader(
-            config.data.shards,
-            seed=config.run.seed,
+        self.loader = load_tokens(
+            config,
             global_batch_size=config.schedule.global_batch_size,
             micro_batch_size=config.schedule.micro_batch_size,
             class_dropout=config.data.class_dropout,
-            null_class=config.model.num_classes,
-            max_bad_shards=config.data.max_bad_shards,
             verify=config.data.verify,
         )
         self.engine = build_engine(
@@ -333,9 +330,7 @@ class Trainer:
         with self._paused():
             labels = torch.tensor(config.monitoring.sample_classes, device=engine.device)
             seeds = [derive_seed(config.run.seed, "grid", index) for index in range(len(labels))]
-            codes = generate(
-                engine.build_decoder, engine.shape, labels, seeds, config.model.num_classes, config.sampling
-            )
+            codes = draw_codes(config, engine.build_decoder, labels, seeds)
             if self.is_main:
                 tokenizer = load_tokenizer(config.tokenizer.directory, engine.device)
                 images = decode_images(tokenizer, codes, config.model.subtoken_bits)

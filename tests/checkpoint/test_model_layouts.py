@@ -7,13 +7,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from elm_dist.checkpoint.model_layouts import huggingface_layout, official_layout, official_names, own_layout
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.elm import ELM, layer_specs
 
 
 def meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
-        return ELM(layer_specs(model, 16)).state_dict()
+        return ELM(layer_specs(model, Grid(16, 16))).state_dict()
 
 
 def model_of(subtokens: int, bits: int) -> ModelConfig:

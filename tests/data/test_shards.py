@@ -19,6 +19,7 @@ from elm_dist.data.shards import (
     load_manifest,
     verify_shards,
 )
+from elm_dist.config import Grid
 from elm_dist.errors import ShardError
 
 WriteShards = Callable[..., Path]
@@ -180,13 +181,13 @@ def test_a_manifest_that_is_no_json(write_shards: WriteShards) -> None:
     ("changes", "message"),
     [
         ({"code_bits": 24}, "code_bits is 16, not 24"),
-        ({"grid": 16}, "grid is 2, not 16"),
+        ({"grid": Grid(16, 16)}, "grid is 2 x 2, not 16 x 16"),
         ({"tokenizer_fingerprint": "ef"}, "tokenizer_fingerprint is 'ab12', not 'ef'"),
-        ({"code_bits": 24, "grid": 16}, "code_bits is 16, not 24, grid is 2, not 16"),
+        ({"code_bits": 24, "grid": Grid(16, 16)}, "code_bits is 16, not 24, grid is 2 x 2, not 16 x 16"),
     ],
 )
 def test_shards_of_another_tokenizer(manifest: Manifest, changes: dict, message: str) -> None:
-    run = {"code_bits": 16, "grid": 2, "tokenizer_fingerprint": "ab12"}
+    run = {"code_bits": 16, "grid": Grid(2, 2), "tokenizer_fingerprint": "ab12"}
     check_manifest_fits(manifest, Path("shards"), **run)
     with pytest.raises(ShardError, match=rf"do not fit this run \({message}\); make shards with `elm tokenize"):
         check_manifest_fits(manifest, Path("shards"), **{**run, **changes})

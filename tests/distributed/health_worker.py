@@ -15,7 +15,7 @@ from torch import Tensor
 
 from elm_dist.config import Config
 from elm_dist.config_file import load_config
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.loss import CodeLoss
 from elm_dist.parallel.build import build_engine, connect, disconnect
 from elm_dist.parallel.environment import process_environment
 from elm_dist.training.optimizer import build_optimizer, initial_state

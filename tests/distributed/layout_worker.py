@@ -17,11 +17,13 @@ from torch import Tensor
 from elm_dist.config import Config, SamplingConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import TrainingError
+from elm_dist.model.elm import code_shape
+from elm_dist.model.masking import row_bytes
 from elm_dist.parallel.build import build_engine, connect, disconnect
 from elm_dist.parallel.engine import Engine
 from elm_dist.parallel.environment import process_environment
 from elm_dist.randomness import derive_seed
-from elm_dist.sampling.generate import generate
+from elm_dist.sampling.draw import draw_codes
 from elm_dist.training.ema import Ema
 from elm_dist.training.optimizer import build_optimizer, initial_state
 
@@ -35,8 +37,8 @@ class Batch(NamedTuple):
 
 def random_batches(config: Config):
     """Return a source of codes that follow from (step, index) alone."""
-    size, positions = config.schedule.micro_batch_size, config.tokenizer.positions
-    packed = -(-positions * config.tokenizer.code_bits // 8)
+    size = config.schedule.micro_batch_size
+    packed = row_bytes(config.model, code_shape(config.model, config.tokenizer.grid))
 
     def source(step: int, index: int) -> Batch:
         generator = torch.Generator().manual_seed(derive_seed(7, "test batch", step, index))
@@ -69,8 +71,8 @@ def train_case(config: Config, steps: int, is_shuffled: bool) -> tuple[dict[str,
         "norms": norms,
         "bubbles": bubbles,
         "validation": engine.evaluate(1, source).loss,
-        "decoded": decode(engine),
-        "drawn": {lookahead: draw(engine, config.model.num_classes, lookahead) for lookahead in (1, 4)},
+        "decoded": decode(engine) if config.model.modelling == "autoregressive" else uncovered(engine),
+        "drawn": {lookahead: draw(engine, config, lookahead) for lookahead in (1, 4)},
         "memory": engine.peak_memory(),
     }
     return facts, gather_all(engine)
@@ -89,10 +91,17 @@ def decode(engine: Engine) -> list[list[float]]:
     return [*found, values.flatten().tolist()]
 
 
-def draw(engine: Engine, null_class: int, lookahead: int) -> list[list[list[int]]]:
+def uncovered(engine: Engine) -> list[float]:
+    """Return the largest logit at each position of two images, all of whose codes are hidden."""
+    shape, labels = engine.shape, torch.tensor([0, 3], device=engine.device)
+    hidden = torch.full((2, shape.positions, shape.subtokens), shape.vocabulary, device=engine.device)
+    return engine.build_decoder(2)((hidden, labels), 0, 0, shape.positions).float().amax(dim=3).flatten().tolist()
+
+
+def draw(engine: Engine, config: Config, lookahead: int) -> list[list[list[int]]]:
     """Return the sub-tokens of two images, so many positions at once."""
     sampling, labels = SamplingConfig(cfg_scale=2.0, lookahead=lookahead), torch.tensor([0, 3], device=engine.device)
-    return generate(engine.build_decoder, engine.shape, labels, [1, 2], null_class, sampling).tolist()
+    return draw_codes(config, engine.build_decoder, labels, [1, 2], sampling=sampling).tolist()
 
 
 def gather_all(engine: Engine) -> dict[str, Tensor]:

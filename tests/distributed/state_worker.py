@@ -47,7 +47,7 @@ def count(overrides: list[str]) -> dict[str, Any]:
     for step in range(2):
         engine.train_step(step, source)
         ema.update()
-    return {"sizes": counted, "parameters": count_parameters(config.model)}
+    return {"sizes": counted, "parameters": count_parameters(config.model, config.tokenizer.grid)}
 
 
 def main() -> None:

@@ -16,6 +16,19 @@ DUALPIPEV = [*PIPELINE, "parallel.schedule=dualpipev"]
 ZBV = [*PIPELINE, "parallel.schedule=zbv"]
 RECOMPUTE = ["parallel.checkpoint_every_blocks=2"]
 BF16 = ["parallel.precision=bf16"]
+MASKED = [*SGD, "model.modelling=masked", "model.conditioning=adaln", "loss.z_loss=1e-3"]
+# Whatever an autoregressive model can vary at once.
+VARIED = [
+    *(
+        *SGD,
+        "optimizer.learning_rate=0.1",
+        "model.conditioning=adaln",
+        "model.attention=cosine",
+        "model.key_value_heads=1",
+        "model.drop_path=0.2",
+    ),
+    *("model.position_encoding=learned", "model.scan=diagonal_zigzag", "loss.hamming_distance=1"),
+]
 OFFLOAD = ["parallel.zero_stage=3", "parallel.offload=[optimizer, parameters]"]
 
 GROUPS: list[Group] = [
@@ -31,6 +44,8 @@ GROUPS: list[Group] = [
             "one_offloaded": OFFLOAD,
             "one_recomputed": RECOMPUTE,
             "one_bf16": BF16,
+            "one_masked": MASKED,
+            "one_varied": VARIED,
         },
     ),
     (
@@ -47,6 +62,12 @@ GROUPS: list[Group] = [
             "zbv_sgd": ZBV + SGD,
             "zbv_adamw": ZBV,
             "zbv_bf16": ZBV + BF16,
+            "stages_masked": PIPELINE + MASKED,
+            "stages_varied": PIPELINE + VARIED,
+            "dualpipev_masked": DUALPIPEV + MASKED,
+            "dualpipev_varied": DUALPIPEV + VARIED,
+            "zbv_masked": ZBV + MASKED,
+            "zbv_varied": ZBV + VARIED,
         },
     ),
     (
@@ -59,6 +80,9 @@ GROUPS: list[Group] = [
             "replicas_zero3_sgd": [*SGD, "parallel.zero_stage=3"],
             "replicas_zero3_adamw": ["parallel.zero_stage=3"],
             "replicas_offloaded": OFFLOAD,
+            "replicas_zero1_masked": MASKED,
+            "replicas_zero3_masked": [*MASKED, "parallel.zero_stage=3"],
+            "replicas_zero3_varied": [*VARIED, "parallel.zero_stage=3"],
         },
     ),
     (4, {"four_stages_sgd": [*SGD, "parallel.pipeline_stages=4"]}),
@@ -76,6 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     [
         *("stages_sgd", "stages_adamw", "stages_recomputed", "stages_bf16", "four_stages_sgd"),
         *("dualpipev_sgd", "dualpipev_recomputed", "zbv_sgd", "zbv_adamw", "zbv_bf16"),
+        *("stages_masked", "dualpipev_masked", "zbv_masked", "stages_varied", "dualpipev_varied", "zbv_varied"),
     ],
 )
 def test_stages_in_any_schedule_are_bit_equal_to_one_process(run: Callable[[str], Run], case: str) -> None:
@@ -119,10 +144,11 @@ def test_pipeline_stages_clip_by_the_norm_of_the_whole_model(run: Callable[[str]
     [
         *("replicas_zero0_sgd", "replicas_zero1_sgd", "replicas_zero2_sgd", "replicas_zero3_sgd"),
         *("stages_and_replicas_sgd", "zbv_and_replicas_sgd"),
+        *("replicas_zero1_masked", "replicas_zero3_masked", "replicas_zero3_varied"),
     ],
 )
 def test_replicas_are_within_1e_6_of_one_process(run: Callable[[str], Run], case: str) -> None:
-    one, replicas = run("one_sgd"), run(case)
+    one, replicas = run(f"one_{case.split('_')[-1]}"), run(case)
     assert largest_relative_difference(one.losses, replicas.losses) < 1e-6
     for name, tensor in one.tensors.items():
         torch.testing.assert_close(replicas.tensors[name], tensor, rtol=1e-6, atol=1e-6)

@@ -3,15 +3,15 @@ import torch
 from torch._dynamo.utils import counters
 
 from elm_dist.codes.subtokens import CodeShape
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.elm import ELM, initialize, layer_specs
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.kernels import Kernels
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 
 # More blocks than torch.compile would compile one by one.
 MODEL = ModelConfig(num_layers=9, hidden_size=32, num_heads=2, subtokens=2, subtoken_bits=4, num_classes=4, dropout=0.1)
-GRID = 4
+GRID = Grid(4, 4)
 
 
 def loss_and_gradients(kernels: Kernels) -> tuple[float, dict[str, torch.Tensor]]:
@@ -21,9 +21,9 @@ def loss_and_gradients(kernels: Kernels) -> tuple[float, dict[str, torch.Tensor]
     generator = torch.Generator().manual_seed(1)
     for output in elm.head.outputs:
         torch.nn.init.normal_(output.weight, generator=generator)
-    packed = torch.randint(0, 256, (3, GRID**2), generator=generator).to(torch.uint8)
+    packed = torch.randint(0, 256, (3, GRID.cells), generator=generator).to(torch.uint8)
     with micro_batch_seed(5):
-        loss = CodeLoss(CodeShape(GRID**2, 2, 4))(elm((packed, torch.tensor([0, 3, 4]))), packed)
+        loss = CodeLoss(CodeShape(GRID.cells, 2, 4))(elm((packed, torch.tensor([0, 3, 4]))), packed)
         loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in elm.named_parameters()}
 

@@ -5,11 +5,11 @@ import torch
 from golden_models import load_golden_elm
 
 from elm_dist.codes.packing import pack_bits, subtokens_to_bits, unpack_subtokens
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.cost import count_parameters, layer_parameters
 from elm_dist.model.elm import ELM, Decoder, code_shape, initialize, layer_specs
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 
 SIZES = {"B": (12, 768, 12), "L": (24, 1024, 16), "XL": (36, 1280, 20), "XXL": (48, 1536, 24), "2B": (48, 1792, 28)}
 SIZES["XXXL"] = (48, 2560, 40)
@@ -36,7 +36,7 @@ PUBLISHED_PARAMETERS = [
 ]
 
 TINY = ModelConfig(num_layers=3, hidden_size=32, num_heads=2, subtokens=2, subtoken_bits=5, num_classes=4, dropout=0.1)
-GRID = 4
+GRID = Grid(4, 4)
 
 
 def model_config(size: str, decomposition: str) -> ModelConfig:
@@ -45,13 +45,13 @@ def model_config(size: str, decomposition: str) -> ModelConfig:
     return ModelConfig(num_layers=layers, hidden_size=hidden, num_heads=heads, subtokens=subtokens, subtoken_bits=bits)
 
 
-def build(model: ModelConfig = TINY, grid: int = GRID, **options: int) -> ELM:
+def build(model: ModelConfig = TINY, grid: Grid = GRID, **options: int) -> ELM:
     elm = ELM(layer_specs(model, grid, **options))
     initialize(elm.named_parameters(), seed=0)
     return elm
 
 
-def random_batch(model: ModelConfig = TINY, grid: int = GRID, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(model: ModelConfig = TINY, grid: Grid = GRID, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     packed = torch.randint(0, 256, (batch, code_shape(model, grid).packed_bytes), generator=generator)
     return packed.to(torch.uint8), torch.randint(0, model.num_classes + 1, (batch,), generator=generator)
@@ -66,10 +66,10 @@ def randomize_head(elm: ELM) -> None:
 def test_parameter_counts_are_the_published_ones(size: str, decomposition: str, published: int) -> None:
     model = model_config(size, decomposition)
     with torch.device("meta"):
-        elm = ELM(layer_specs(model, 16))
+        elm = ELM(layer_specs(model, Grid(16, 16)))
     assert sum(p.numel() for p in elm.parameters()) == published
-    assert [sum(p.numel() for p in layer.parameters()) for layer in elm] == layer_parameters(model)
-    assert count_parameters(model) == published
+    assert [sum(p.numel() for p in layer.parameters()) for layer in elm] == layer_parameters(model, Grid(16, 16))
+    assert count_parameters(model, Grid(16, 16)) == published
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence() -> None:
     packed, labels = random_batch()
     ids = unpack_subtokens(packed, code_shape(TINY, GRID))
     step = Decoder(elm, len(labels)).step
-    inputs = [labels, *(ids[:, p : p + 1] for p in range(GRID**2 - 1))]
+    inputs = [labels, *(ids[:, p : p + 1] for p in range(GRID.cells - 1))]
     logits = torch.cat([step(x, position) for position, x in enumerate(inputs)], dim=1)
     torch.testing.assert_close(logits, elm((packed, labels)), rtol=1e-5, atol=1e-5)
 

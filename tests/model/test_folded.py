@@ -81,6 +81,6 @@ def test_a_place_sees_what_is_before_it_however_it_is_asked_for() -> None:
     assert torch.equal(at.cosines, between.cosines)
     assert torch.equal(at.sines, between.sines)
     assert [row.sum().item() for row in at.mask] == [row.sum().item() for row in between.mask] == [4, 5, 6]
-    assert at.mask.shape == (3, grid**2)
+    assert at.mask.shape == (3, grid.cells)
     assert between.mask.shape == (3, 6)
     assert places.between(5, 6).mask is None

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.elm import ELM, initialize, layer_specs
 from elm_dist.model.int8 import Int8Linear, quantize_blocks
 
@@ -25,7 +25,7 @@ def test_a_weight_is_off_by_half_a_step_of_its_channel_at_most() -> None:
 
 
 def test_the_blocks_alone_are_rounded() -> None:
-    model = ELM(layer_specs(TINY, grid=4)).eval()
+    model = ELM(layer_specs(TINY, grid=Grid(4, 4))).eval()
     initialize(model.named_parameters(), seed=0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     quantize_blocks(model)

@@ -52,7 +52,7 @@ def test_memory_decides_between_partitions_that_are_equally_fast() -> None:
 def test_a_model_is_divided_by_its_own_costs() -> None:
     config = load_config(TINY)
     costs = layer_forward_flops(config.model, config.tokenizer.grid)
-    assert plan_stages(config, 3) == plan_partition(costs, 3, layer_parameters(config.model))
+    assert plan_stages(config, 3) == plan_partition(costs, 3, layer_parameters(config.model, config.tokenizer.grid))
 
 
 def test_explicit_boundaries_are_obeyed() -> None:
@@ -63,7 +63,7 @@ def test_explicit_boundaries_are_obeyed() -> None:
 def test_the_table_shows_what_each_stage_holds_and_costs() -> None:
     config = load_config(TINY, ["parallel.pipeline_stages=3", "parallel.stage_boundaries=[3, 5]"])
     model: ModelConfig = config.model
-    flops, parameters = layer_forward_flops(model, config.tokenizer.grid), layer_parameters(model)
+    flops, parameters = layer_forward_flops(model, config.tokenizer.grid), layer_parameters(model, config.tokenizer.grid)
     heading, *rows = partition_table(config, plan_stages(config, 3)).splitlines()
     assert heading.split() == ["stage", "layers", "parameters", "GFLOPs", "share"]
     expected = [("0", "embedding to block_1", 0, 3), ("1", "block_2 to block_3", 3, 5), ("2", "head", 5, 6)]

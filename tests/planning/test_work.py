@@ -6,14 +6,14 @@ import pytest
 import torch
 from planned import size
 
-from elm_dist.config import ModelConfig
+from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.elm import code_shape, layer_specs
-from elm_dist.model.head import CodeLoss
 from elm_dist.model.layers import micro_batch_seed
+from elm_dist.model.loss import CodeLoss
 from elm_dist.planning.hardware import find_gpu
 from elm_dist.planning.work import layer_activations, plan_layers
 
-GRID = 4
+GRID = Grid(4, 4)
 
 
 def saved(run: Callable[[], object], *parameters: torch.Tensor) -> int:
@@ -55,7 +55,7 @@ def test_layers_keep_what_is_planned(dtype: torch.dtype, dropout: float) -> None
     model = ModelConfig(
         num_layers=2, hidden_size=64, num_heads=4, subtokens=2, subtoken_bits=5, num_classes=10, dropout=dropout
     )
-    positions, element = GRID**2, dtype.itemsize
+    positions, element = GRID.cells, dtype.itemsize
     few, many = saved_by_layers(model, dtype, 2), saved_by_layers(model, dtype, 6)
     # Between two batches, so that tables and copies of weights do not count.
     embedding, *blocks, head, loss = [(b - a) / (4 * positions) for a, b in zip(few, many, strict=True)]
@@ -73,7 +73,7 @@ def test_recomputed_blocks_keep_their_input_alone() -> None:
     model = ModelConfig(num_layers=4, hidden_size=64, num_heads=4, subtokens=2, subtoken_bits=5, num_classes=10)
     few = saved_by_layers(model, torch.bfloat16, 2, every=2)
     many = saved_by_layers(model, torch.bfloat16, 6, every=2)
-    blocks = [(b - a) / (4 * GRID**2) for a, b in zip(few, many, strict=True)][1:5]
+    blocks = [(b - a) / (4 * GRID.cells) for a, b in zip(few, many, strict=True)][1:5]
     assert blocks[0] == blocks[2] == 2 * model.hidden_size
     assert blocks[1] == blocks[3] > 20 * model.hidden_size
     layers = plan_layers(size("l", "parallel.checkpoint_every_blocks=2"), find_gpu("a100-80gb"))

@@ -44,7 +44,7 @@ def test_each_window_continues_what_is_there(painter: Painter) -> None:
     assert torch.equal(canvas[:, :, :GRID], first)
     given = torch.zeros_like(first)
     given[:, :, :2] = first[:, :, 2:]
-    known = Known(given.flatten(1, 2), ([True] * 2 + [False] * 2) * GRID)
+    known = Known(given.flatten(1, 2), np.array(([True] * 2 + [False] * 2) * GRID))
     assert torch.equal(canvas[:, :, 2:], draw(painter, 1, window_seed(11, 0, 2), known))
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from golden_models import load_golden_elm
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from elm_dist.codes.packing import pack_bits, subtokens_to_bits
-from elm_dist.config import ModelConfig, SamplingConfig
+from elm_dist.config import Grid, ModelConfig, SamplingConfig
 from elm_dist.model.elm import ELM, Decoder, DecoderStep, code_shape, layer_specs
 from elm_dist.sampling import generate as sampler
 from elm_dist.sampling.generate import Known, generate
@@ -53,7 +54,7 @@ class Drawing:
             embedding.classes.num_embeddings - 1,
             sampling,
             known=known,
-            on_progress=lambda codes, done: self.done.append(done),
+            on_progress=lambda codes, is_done: self.done.append(int(is_done.sum())),
         )
         self.passes = self.decoder.passes
 
@@ -62,7 +63,7 @@ class Drawing:
         return self.decoder.step
 
 
-def build_elm(grid: int) -> ELM:
+def build_elm(grid: Grid) -> ELM:
     """Return a model of one block whose 2-bit codes depend much on those before them."""
     model = ModelConfig(num_layers=1, hidden_size=16, num_heads=1, subtokens=1, subtoken_bits=2, num_classes=2)
     elm = ELM(layer_specs(model, grid)).eval().requires_grad_(False)
@@ -95,7 +96,7 @@ def test_the_codes_are_those_of_one_position_a_pass(data: st.DataObject) -> None
         size = (len(seeds), shape.positions, shape.subtokens)
         given_codes = torch.randint(shape.vocabulary, size, generator=torch.Generator().manual_seed(seeds[0]))
         given_codes[:, [not is_given for is_given in positions]] = 2**40  # no code at all: nobody may look at it
-        known = Known(given_codes, positions)
+        known = Known(given_codes, np.array(positions))
     one = Drawing(elm, sampling, labels, seeds, known)
     window = data.draw(st.sampled_from([2, 3, 4, 7, shape.positions, 1000]))
     several = Drawing(elm, sampling.model_copy(update={"lookahead": window}), labels, seeds, known)
@@ -108,7 +109,7 @@ def test_the_codes_are_those_of_one_position_a_pass(data: st.DataObject) -> None
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 16, 1000])
 def test_a_pass_advances_by_as_many_positions_as_it_guessed_right(window: int) -> None:
     """All inputs are alike, and so all codes: after the class alone, each pass gets a whole window further."""
-    elm = build_elm(grid=4)
+    elm = build_elm(grid=Grid(4, 4))
     for table in (elm.embedding.classes, *elm.embedding.codes):
         torch.nn.init.ones_(table.weight)
     sampling = SamplingConfig(cfg_scale=1, top_k=1, lookahead=window)
@@ -167,7 +168,7 @@ def far(degrees: int) -> float:
 
 
 def test_images_follow_the_exact_distribution() -> None:
-    statistic, degrees = chi_square(build_elm(grid=2), calls=1500)
+    statistic, degrees = chi_square(build_elm(grid=Grid(2, 2)), calls=1500)
     assert degrees > 40
     assert statistic < far(degrees)
 
@@ -183,5 +184,5 @@ def accept_one_too_many(picks: Tensor, guesses: Tensor, count: Callable[..., int
 @pytest.mark.parametrize("rule", [accept_all, accept_one_too_many])
 def test_images_that_are_accepted_wrongly_do_not(monkeypatch: pytest.MonkeyPatch, rule: Callable[..., int]) -> None:
     monkeypatch.setattr(sampler, "_count_right", rule)
-    statistic, degrees = chi_square(build_elm(grid=2), calls=500)
+    statistic, degrees = chi_square(build_elm(grid=Grid(2, 2)), calls=500)
     assert statistic > far(degrees)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elm_dist.config import Config, ModelConfig, SamplingConfig
+from elm_dist.config import Config, Grid, ModelConfig, SamplingConfig
 from elm_dist.config_file import dump_config, load_config
 from elm_dist.errors import CheckpointError, ConfigError
 from elm_dist.model.cost import count_parameters
@@ -40,7 +40,7 @@ def test_a_preset_is_what_its_name_and_the_table_say(name: str) -> None:
     model = ModelConfig(**preset.model, num_heads=preset.model["hidden_size"] // 64)
     assert sampling.top_k <= model.vocabulary
     size = {"l": 0.3e9, "xl": 0.7e9, "xxl": 1.3e9, "2b": 1.9e9}[name.split("_")[1]]
-    assert size < count_parameters(model) < 1.5 * size
+    assert size < count_parameters(model, Grid(16, 16)) < 1.5 * size
     assert (PRESETS / f"{name}.yaml").read_text().startswith(f"# elm sample RUN --preset {name}\n")
 
 

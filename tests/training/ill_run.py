@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from elm_dist.data.loader import MicroBatch, TokenLoader
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.loss import CodeLoss
 from elm_dist.train import main
 
 ILL = range(6, 9)

@@ -9,7 +9,7 @@ import time
 
 from torch import Tensor
 
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.loss import CodeLoss
 from elm_dist.train import main
 
 compute_loss = CodeLoss.__call__
