@@ -53,8 +53,8 @@ def _heads_fit(model: ModelConfig) -> Iterator[Problem]:
     elif model.key_value_heads and model.num_heads % model.key_value_heads:
         yield (
             "model.key_value_heads",
-            f"{model.key_value_heads} heads of keys and values cannot be shared evenly by {model.num_heads} heads; choose "
-            "a divisor of model.num_heads, or 0 for one each",
+            f"{model.key_value_heads} heads of keys and values cannot be shared evenly by {model.num_heads} heads; "
+            "choose a divisor of model.num_heads, or 0 for one each",
         )
     elif model.position_encoding == "rope_2d" and model.head_size % 4:
         yield (

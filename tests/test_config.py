@@ -108,6 +108,19 @@ BROKEN = {
         "sampling.cfg_interval: guidance from 0.9 to 0.1 of the positions is never on; give [begin, end] with begin < "
         "end, as in [0.1, 0.9], or set sampling.cfg_scale=1 for none",
     ),
+    "_variants_go_together": (
+        ["model.modelling=masked", "model.scan=row_zigzag"],
+        "model.scan: a masked model sees all codes at once, in no order, and so not in that of row_zigzag; set "
+        "model.scan=row_raster, or model.modelling=autoregressive",
+    ),
+    "_soft_labels_fit": (
+        ["loss.hamming_distance=9"],
+        "loss.hamming_distance: entries of 8 bits differ in so many at most, not in 9; give 0 (off) to 8",
+    ),
+    "_sampling_has_it_for_the_model": (
+        ["model.modelling=masked", "sampling.lookahead=2"],
+        "sampling.lookahead: a masked model draws all codes in every pass, and guesses none; set sampling.lookahead=1",
+    ),
 }
 
 
@@ -124,6 +137,47 @@ def test_every_rule_is_tested() -> None:
 def test_a_head_must_rotate_in_two_dimensions() -> None:
     problem = refuse("model.hidden_size=60", "model.num_heads=10")
     assert re.match(r"model.num_heads: a head of 6 channels cannot be rotated.*is a multiple of 4$", problem)
+
+
+def test_a_head_must_rotate_in_pairs() -> None:
+    problem = refuse("model.hidden_size=60", "model.num_heads=20", "model.position_encoding=rope_1d")
+    assert problem == (
+        "model.num_heads: a head of 3 channels cannot be rotated in pairs; choose num_heads so that hidden_size / "
+        "num_heads is even"
+    )
+    load_config(DEMO, ["model.hidden_size=60", "model.num_heads=20", "model.position_encoding=learned"])
+
+
+def test_heads_share_keys_evenly() -> None:
+    load_config(DEMO, ["model.num_heads=4", "model.key_value_heads=2"])
+    assert refuse("model.num_heads=4", "model.key_value_heads=3") == (
+        "model.key_value_heads: 3 heads of keys and values cannot be shared evenly by 4 heads; choose a divisor of "
+        "model.num_heads, or 0 for one each"
+    )
+
+
+def test_learned_positions_cannot_be_squeezed() -> None:
+    assert refuse("model.position_encoding=learned", "model.rope_grid=4") == (
+        "model.rope_grid: learned positions are not rotary ones, which can be squeezed; set model.rope_grid=0, or "
+        "model.position_encoding=rope_2d"
+    )
+
+
+def test_a_cosine_needs_no_norm() -> None:
+    assert refuse("model.attention=cosine", "model.qk_norm=true") == (
+        "model.qk_norm: a cosine has normed queries and keys already; set model.qk_norm=false, or "
+        "model.attention=dot_product"
+    )
+
+
+@pytest.mark.parametrize("setting", ["compile", "cuda_graphs"])
+@pytest.mark.parametrize("variant", ["conditioning=adaln", "attention=cosine", "qk_norm=true", "key_value_heads=1"])
+def test_what_cannot_be_folded_is_not_compiled_for_sampling(setting: str, variant: str) -> None:
+    load_config(DEMO, [f"sampling.{setting}=true"])
+    assert refuse(f"sampling.{setting}=true", f"model.{variant}") == (
+        f"sampling.{setting}: this works for autoregressive models with rotary positions, dot products and a head of "
+        f"keys for each of queries, without adaln or qk_norm; set sampling.{setting}=false"
+    )
 
 
 def test_attention_needs_a_feature_map_of_its_size() -> None:

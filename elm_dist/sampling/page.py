@@ -105,9 +105,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                     buttons=["copy"],
                     elem_classes="elm-command",
                 )
-        events: list[Any] = [
+        drawings: dict[str, Drawing] = {}
+        for tab in tabs:
             tab.start.click(
-                _answer(tab),
+                _answer(tab, drawings),
                 [*tab.fields, seed, *settings],
                 [view, command],
                 show_progress="hidden",
@@ -115,10 +116,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 concurrency_id="painter",
                 api_visibility="private",
             )
-            for tab in tabs
-        ]
-        for tab in tabs:
-            tab.stop.click(None, cancels=events, api_visibility="private")
+            tab.stop.click(_stop(drawings), queue=False, show_progress="hidden", api_visibility="private")
     return page
 
 
@@ -200,21 +198,37 @@ def _settings(own: SamplingConfig) -> tuple[gr.Number, list[Any]]:
     return seed, [schedule, scale, temperature, top_k, top_p]
 
 
-def _answer(tab: Tab) -> Callable[..., Iterator[Any]]:
-    """Return what a click on `start` does: turn the values of all fields into a drawing, and its frames into HTML."""
+def _answer(tab: Tab, drawings: dict[str, Drawing]) -> Callable[..., Iterator[Any]]:
+    """Return what a click on `start` does: turn the values of all fields into a drawing, and its frames into HTML.
+
+    While it is drawn, it is that of its page in `drawings`.
+    """
     count = len(tab.fields)
 
-    def answer(*values: Any) -> Iterator[Any]:
+    def answer(request: gr.Request, *values: Any) -> Iterator[Any]:
         own, seed, settings = values[:count], values[count], values[count + 1 :]
         try:
             drawing = tab.draw(*own, seed, dict(zip(SETTINGS, settings, strict=True)))
         except ElmError as error:
             yield sentence_html(str(error)), ""
             return
+        page = request.session_hash or ""
+        drawings[page] = drawing
         for frame in drawing.frames:
             yield gr.skip() if frame is None else (pictures_html(frame, drawing), drawing.command)
+        drawings.pop(page, None)
 
     return answer
+
+
+def _stop(drawings: dict[str, Drawing]) -> Callable[[gr.Request], None]:
+    """Return what a click on `stop` does. Gradio's own way to cancel loses what is asked for right after it."""
+
+    def stop(request: gr.Request) -> None:
+        if drawing := drawings.get(request.session_hash or ""):
+            drawing.stop.set()
+
+    return stop
 
 
 def _theme() -> gr.themes.Base:

@@ -6,6 +6,7 @@ Knows nothing of the page: `page.py` asks it, a test can, too.
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -30,6 +31,7 @@ class Drawing(NamedTuple):
     columns: int | None  # pictures side by side; None = as many as there is room for
     command: str  # that makes the same files
     frames: Iterator[Frame | None]  # see `Easel.watch`
+    stop: Event  # set it to end the drawing
 
 
 class Studio:
@@ -146,11 +148,13 @@ class Studio:
         settings: Mapping[str, Any],
     ) -> Drawing:
         sampling, changed = self._sampling(settings)
+        stop = Event()
         frames = self._easel.watch(
             lambda on_progress: expand(self.painter, labels, seeds, size, sampling=sampling, on_progress=on_progress),
             size.overlap,
+            stop,
         )
-        return Drawing(captions, columns, self._command(command, changed), frames)
+        return Drawing(captions, columns, self._command(command, changed), frames, stop)
 
     def _sampling(self, settings: Mapping[str, Any]) -> tuple[SamplingConfig, list[str]]:
         """Return the run's sampling with `settings`, and the overrides that make the one of the other."""

@@ -6,6 +6,7 @@ Knows nothing of who watches; `page.py` shows the frames in a browser.
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, Queue
 from threading import Event
 from typing import NamedTuple
@@ -37,19 +38,19 @@ class Easel:
         self._hand = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._is_closed = Event()
 
-    def watch(self, draw: Callable[[OnProgress], Tensor], overlap: int) -> Iterator[Frame | None]:
-        """Have a canvas drawn, and yield frames of it, the finished one last.
+    def watch(self, draw: Callable[[OnProgress], Tensor], overlap: int, stop: Event) -> Iterator[Frame | None]:
+        """Have a canvas drawn, and yield frames of it, the finished one last, unless `stop` is set before.
 
-        In between comes None, a few times a second, so that whoever watches gets the chance to stop: once the iterator
-        is closed, the drawing ends at its next position. `overlap` is that of the canvas, in cells. Whatever `draw`
-        raises is raised here.
+        In between comes None, a few times a second, so that whoever watches gets the chance to leave: once the iterator
+        is closed, or `stop` is set, the drawing ends at its next position. `overlap` is that of the canvas, in cells.
+        Whatever `draw` raises is raised here.
         """
         frames: Queue[Frame | None] = Queue()
         is_left = Event()
         preview = _Previews(self.painter, overlap)
 
         def on_progress(canvas: Tensor, is_done: NDArray[np.bool_]) -> None:
-            if is_left.is_set() or self._is_closed.is_set():
+            if is_left.is_set() or stop.is_set() or self._is_closed.is_set():
                 raise _UnwatchedError
             if not is_done.all() and preview.is_due(is_done):
                 frames.put(preview.decode(canvas, is_done))
@@ -65,7 +66,8 @@ class Easel:
                     yield frames.get(timeout=PATIENCE)
                 except Empty:
                     yield None
-            yield drawing.result()
+            with suppress(_UnwatchedError):
+                yield drawing.result()
         finally:
             is_left.set()
             drawing.cancel()  # if it still waits for its turn

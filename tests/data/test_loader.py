@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elm_dist.codes.packing import unpack_bits
+from elm_dist.codes.scan import scan_order
+from elm_dist.codes.subtokens import CodeShape
 from elm_dist.data.loader import BLOCK, GROUP, MicroBatch, TokenLoader, stored_indices
 from elm_dist.errors import ShardError
+from elm_dist.model.masking import hidden_cells, split_mask
 
 WriteShards = Callable[..., Path]
 
@@ -179,3 +183,50 @@ def test_a_damaged_shard_is_reported_when_it_is_reached(write_shards: WriteShard
 def test_missing_shards(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="there are no token shards here"):
         build_loader(tmp_path)
+
+
+# --- What the model reads --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scan", ["column_raster", "row_zigzag", "diagonal_zigzag"])
+def test_a_scan_permutes_the_codes_of_each_image_and_nothing_else(write_shards: WriteShards, scan: str) -> None:
+    directory = write_shards()
+    raster, scanned = build_loader(directory), build_loader(directory, scan=scan)
+    order = scan_order(scan, raster.manifest.grid)
+    shape = CodeShape(raster.manifest.grid.cells, 1, raster.manifest.code_bits)
+    for one, other in (
+        (raster.train_micro_batch(2, 1), scanned.train_micro_batch(2, 1)),
+        (raster.validation_micro_batch(0, 0), scanned.validation_micro_batch(0, 0)),
+    ):
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(unpack_bits(one.codes, shape)[:, order.copy()], unpack_bits(other.codes, shape))
+
+
+def test_a_masked_batch_is_the_same_with_a_mask_behind_it(write_shards: WriteShards) -> None:
+    directory = write_shards()
+    plain, masked = build_loader(directory), build_loader(directory, masking="per_sample")
+    cells = plain.manifest.grid.cells
+    shape = CodeShape(cells, 1, plain.manifest.code_bits)
+    for step in range(3):
+        one, other = plain.train_micro_batch(step, 1), masked.train_micro_batch(step, 1)
+        packed, is_hidden = split_mask(other.codes, shape)
+        assert torch.equal(packed, one.codes)
+        assert torch.equal(is_hidden, hidden_cells(0, cells, one.positions, None))
+    assert is_hidden.any(dim=1).all()
+
+
+def test_validation_is_measured_by_the_same_masks_whatever_the_seed(write_shards: WriteShards) -> None:
+    directory = write_shards()
+    one, other = (build_loader(directory, seed=seed, masking="per_sample") for seed in (0, 1))
+    assert_same(one.validation_micro_batch(0, 0), other.validation_micro_batch(0, 0))
+    assert not torch.equal(one.train_micro_batch(0, 0).codes, other.train_micro_batch(0, 0).codes)
+
+
+def test_a_global_batch_can_share_its_ratio(write_shards: WriteShards) -> None:
+    loader = build_loader(write_shards(), masking="per_batch")
+    cells = loader.manifest.grid.cells
+    shape = CodeShape(cells, 1, loader.manifest.code_bits)
+    for step in range(4):
+        batches = [loader.train_micro_batch(step, index).codes for index in range(6)]
+        counts = split_mask(torch.cat(batches), shape)[1].sum(dim=1)
+        assert len(counts.unique()) == 1

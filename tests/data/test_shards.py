@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from elm_dist.config import Grid
 from elm_dist.data.shards import (
     Manifest,
     ShardReader,
@@ -19,7 +20,6 @@ from elm_dist.data.shards import (
     load_manifest,
     verify_shards,
 )
-from elm_dist.config import Grid
 from elm_dist.errors import ShardError
 
 WriteShards = Callable[..., Path]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_pictures_come_row_by_row_and_then_whole(painter: Painter, easel: Easel)
     frames = [
         frame
         for frame in easel.watch(
-            lambda on_progress: expand(painter, labels, seeds, SIZE, on_progress=on_progress), SIZE.overlap
+            lambda on_progress: expand(painter, labels, seeds, SIZE, on_progress=on_progress), SIZE.overlap, Event()
         )
         if frame is not None
     ]
@@ -71,22 +72,30 @@ def test_previews_leave_most_of_the_time_to_drawing(
 
     monkeypatch.setattr(painter.tokenizer, "images_from_codes", decode_slowly)
     size = CanvasSize(GRID, GRID, overlap=0)
-    watching = easel.watch(lambda on_progress: expand(painter, [0], [0], size, on_progress=on_progress), 0)
+    watching = easel.watch(lambda on_progress: expand(painter, [0], [0], size, on_progress=on_progress), 0, Event())
     assert [frame.share for frame in watching if frame is not None] == [0.25, 1.0]
 
 
 def test_who_leaves_ends_the_drawing(easel: Easel) -> None:
-    watching = easel.watch(draw_slowly, 0)
+    watching = easel.watch(draw_slowly, 0, Event())
     assert next(watching) is None, "a sign of life while there is no row yet"
     watching.close()
-    after = easel.watch(lambda on_progress: torch.zeros((1, GRID, GRID, 2), dtype=torch.int64), 0)
+    after = easel.watch(lambda on_progress: torch.zeros((1, GRID, GRID, 2), dtype=torch.int64), 0, Event())
     finished = [frame for frame in after if frame is not None]  # it had to wait for the end of the first
     assert [frame.share for frame in finished] == [1.0]
 
 
+def test_a_drawing_that_is_stopped_ends_without_a_picture(easel: Easel) -> None:
+    stop = Event()
+    watching = easel.watch(draw_slowly, 0, stop)
+    assert next(watching) is None
+    stop.set()
+    assert [frame for frame in watching if frame is not None] == []
+
+
 def test_an_easel_that_is_closed_ends_the_drawing(painter: Painter) -> None:
     easel = Easel(painter)
-    watching: Iterator[Frame | None] = easel.watch(draw_slowly, 0)
+    watching: Iterator[Frame | None] = easel.watch(draw_slowly, 0, Event())
     next(watching)
     easel.close()  # would wait for ever
 
@@ -96,4 +105,4 @@ def test_an_error_of_the_drawing_reaches_who_watches(easel: Easel) -> None:
         raise ConfigError("there is no paint")
 
     with pytest.raises(ConfigError, match="there is no paint"):
-        list(easel.watch(fail, 0))
+        list(easel.watch(fail, 0, Event()))
