@@ -11,8 +11,7 @@ from torch import Tensor
 
 from elm_dist.codes.packing import bits_to_subtokens, unpack_bits
 from elm_dist.codes.subtokens import CodeShape
-
-COUNTED_TOGETHER = 2**20  # codes that are kept before they are counted: 8 MB
+from elm_dist.evaluation.value_counts import ValueCounter, ValueCounts
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,18 @@ class CodeStatistics:
 
     codes: int  # positions of all images
     possible: int  # different codes that there can be
-    counts: Tensor  # (used,), int64: how often each code that occurs does, the most frequent first
+    values: ValueCounts  # the codes that occur as whole numbers; of 64 bits those from 2^63 on are negative
     ones: Tensor  # (code_bits,), float64: the share of codes in which each bit is set
     correlation: Tensor  # (code_bits, code_bits), float64: phi coefficients; 0 for a bit that never changes
 
     @property
+    def counts(self) -> Tensor:
+        """How often each code that occurs does, the most frequent first, (used,), int64."""
+        return self.values.counts.sort(descending=True).values
+
+    @property
     def used(self) -> int:
-        return len(self.counts)
+        return self.values.distinct
 
     @property
     def utilization(self) -> float:
@@ -37,7 +41,7 @@ class CodeStatistics:
     @property
     def entropy_bits(self) -> float:
         """Bits that a code says, by the frequencies of the codes; too low while most codes occur a few times only."""
-        return _entropy_bits(self.counts / self.codes).sum().item()
+        return self.values.entropy_nats / math.log(2)
 
     @property
     def perplexity(self) -> float:
@@ -67,8 +71,7 @@ class CodeCounter:
         self._shape, self._possible = shape, possible
         self._together = torch.zeros(shape.code_bits, shape.code_bits, dtype=torch.float64)  # how often both are set
         self._codes = 0
-        self._known, self._counts = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-        self._waiting: list[Tensor] = []
+        self._values = ValueCounter()
 
     def update(self, packed: Tensor) -> None:
         """Count the codes of images (batch, packed_bytes)."""
@@ -76,14 +79,10 @@ class CodeCounter:
         wide = bits.double()
         self._together += (wide.T @ wide).cpu()
         self._codes += len(bits)
-        self._waiting.append(bits_to_subtokens(bits, self._shape.code_bits).flatten().cpu())
-        # Not before there is as much again to count: each code is then sorted a few times only.
-        if sum(map(len, self._waiting)) >= max(COUNTED_TOGETHER, len(self._known)):
-            self._count()
+        self._values.update(bits_to_subtokens(bits, self._shape.code_bits))
 
     def statistics(self) -> CodeStatistics:
         """Return what was found so far; there must be a code."""
-        self._count()
         ones = self._together.diagonal() / self._codes
         covariance = self._together / self._codes - torch.outer(ones, ones)
         deviations = (ones * (1 - ones)).sqrt()
@@ -91,17 +90,10 @@ class CodeCounter:
         return CodeStatistics(
             codes=self._codes,
             possible=self._possible,
-            counts=self._counts.sort(descending=True).values,
+            values=self._values.counts(),
             ones=ones,
             correlation=torch.where(scale > 0, covariance / scale, 0),
         )
-
-    def _count(self) -> None:
-        codes = torch.cat([self._known, *self._waiting])
-        weights = torch.cat([self._counts, torch.ones(len(codes) - len(self._known), dtype=torch.int64)])
-        self._known, places = torch.unique(codes, return_inverse=True)
-        self._counts = torch.zeros_like(self._known).index_add_(0, places, weights)
-        self._waiting = []
 
 
 def _entropy_bits(shares: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Counts of codes and bits: by hand on a few codes, against numpy on many, and the same however they come."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from elm_dist.codes.packing import pack_bits, subtokens_to_bits
 from elm_dist.codes.subtokens import CodeShape
-from elm_dist.evaluation import code_statistics
+from elm_dist.evaluation import value_counts
 from elm_dist.evaluation.code_statistics import CodeCounter, CodeStatistics
 
 
@@ -26,6 +24,7 @@ def count(codes: Tensor, code_bits: int, batches: list[int] | None = None, possi
 def test_a_few_codes_by_hand() -> None:
     found = count(torch.tensor([[0b110, 0b110], [0b011, 0b000]]), code_bits=3)
     assert (found.codes, found.possible, found.used) == (4, 8, 3)
+    assert found.values.values.tolist() == [0b000, 0b011, 0b110]
     assert found.counts.tolist() == [2, 1, 1]
     assert found.utilization == 3 / 8
     assert found.entropy_bits == pytest.approx(1.5)
@@ -59,7 +58,7 @@ def test_many_codes_are_those_of_numpy() -> None:
 def test_it_does_not_matter_in_what_batches_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = torch.randint(0, 30, (50, 4), generator=torch.Generator().manual_seed(0))
     whole = count(codes, code_bits=9)
-    monkeypatch.setattr(code_statistics, "COUNTED_TOGETHER", 16)
+    monkeypatch.setattr(value_counts, "COUNTED_TOGETHER", 16)
     parts = count(codes, code_bits=9, batches=[1, 30, 5, 14])
     assert whole.counts.tolist() == parts.counts.tolist()
     np.testing.assert_allclose(whole.correlation, parts.correlation)
@@ -75,15 +74,3 @@ def test_codes_of_64_bits() -> None:
 
 def test_a_codebook_has_as_many_codes_as_entries() -> None:
     assert count(torch.tensor([[0, 1, 4, 4]]), code_bits=3, possible=5).utilization == 3 / 5
-
-
-def test_memory_is_that_of_different_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_statistics, "COUNTED_TOGETHER", 100)
-    counter = CodeCounter(CodeShape(4, 1, 8), 256)
-    waiting = []
-    for _ in range(100):
-        counter.update(torch.randint(0, 256, (5, 4), dtype=torch.uint8))
-        waiting.append(sum(map(len, counter._waiting)))
-    assert max(waiting) < max(100, 256) + 20
-    assert any(after < before for before, after in pairwise(waiting))
-    assert len(counter._known) <= 256
