@@ -36,9 +36,9 @@ def house_style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(STYLE)
 
 
-def explain_line(axes: Axes, text: str) -> None:
-    """Say in its colour what the orange line is, where no bar and no curve can be in the way."""
-    axes.set_title(text, loc="right", color=ORANGE, fontsize=10, fontweight="normal")
+def explain_line(axes: Axes, text: str, colour: str = ORANGE) -> None:
+    """Say in its colour what a line is, the orange one if no other, where no bar and no curve can be in the way."""
+    axes.set_title(text, loc="right", color=colour, fontsize=10, fontweight="normal")
 
 
 def svg(figure: Figure) -> str:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from elm_dist.analysis.page import Fact
 from elm_dist.analysis.real_images import read_batches
 from elm_dist.analysis.tokenizer_measures import TokenizerMeasures, measure_tokenizer
-from elm_dist.analysis.tokenizer_page import Finding, render_page
+from elm_dist.analysis.tokenizer_page import render_tokenizer_page
 from elm_dist.analysis.tokenizer_plots import draw_plots
 from elm_dist.checkpoint.tokenizer import architecture, load_tokenizer, tokenizer_fingerprint
 from elm_dist.data.samples import ImageSet, open_images
@@ -45,24 +46,24 @@ class TokenizerReport:
         widths = [max(len(finding[column]) for finding in findings) for column in range(2)]
         return "\n".join(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {meaning}" for name, value, meaning in findings)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Fact]:
         """Return the figures that matter most, as text."""
         codes, frechet = self.measures.codes, self.measures.frechet
         found = [
-            Finding("PSNR", f"{self.measures.psnr_db.mean():.2f} dB", "mean over the images, higher is better"),
-            Finding("SSIM", f"{self.measures.ssim.mean():.4f}", "structural similarity, 1 for equal images"),
+            Fact("PSNR", f"{self.measures.psnr_db.mean():.2f} dB", "mean over the images, higher is better"),
+            Fact("SSIM", f"{self.measures.ssim.mean():.4f}", "structural similarity, 1 for equal images"),
         ]
         if frechet and self.features:
             meaning = (
                 f"{self.features.description}, images against reconstructions; two halves of the images are "
                 f"{frechet.real_halves:.4g} apart"
             )
-            found.append(Finding(self.features.distance, f"{frechet.reconstruction:.4g}", meaning))
+            found.append(Fact(self.features.distance, f"{frechet.reconstruction:.4g}", meaning))
         found += [
-            Finding("Entropy of a bit", f"{codes.bit_entropies.mean():.4f}", "mean in bits, 1 for a fair coin"),
-            Finding("Bit correlation", f"{codes.mean_correlation:.4f}", "mean |phi| of pairs, 0 for independent bits"),
-            Finding("Codes used", f"{100 * codes.utilization:.3g} %", f"{codes.used:,} of {codes.possible:,}"),
-            Finding(
+            Fact("Entropy of a bit", f"{codes.bit_entropies.mean():.4f}", "mean in bits, 1 for a fair coin"),
+            Fact("Bit correlation", f"{codes.mean_correlation:.4f}", "mean |phi| of pairs, 0 for independent bits"),
+            Fact("Codes used", f"{100 * codes.utilization:.3g} %", f"{codes.used:,} of {codes.possible:,}"),
+            Fact(
                 "Entropy of a code",
                 f"{codes.entropy_bits:.2f} bits",
                 f"of {len(codes.ones)}, found in {codes.codes:,} codes; perplexity {codes.perplexity:,.0f}",
@@ -165,7 +166,7 @@ def _load_batches(
 def _write(report: TokenizerReport, out: Path) -> None:
     replace_text(out / JSON_FILE, json.dumps({"settings": report.settings, **report.numbers()}, indent=1) + "\n")
     measures = report.measures
-    page = render_page(
+    page = render_tokenizer_page(
         f"{report.settings['tokenizer']} on {report.settings['count']:,} {report.settings['split']} images of "
         f"{report.settings['images']}",
         report.findings(),
