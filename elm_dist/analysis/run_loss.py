@@ -9,23 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from elm_dist.checkpoint.convert import KINDS
-from elm_dist.checkpoint.model import Weights, load_model, weights_sha256
-from elm_dist.checkpoint.run_folder import choose_checkpoint, load_run_config
-from elm_dist.checkpoint.store import Checkpoint
-from elm_dist.config import Config
-from elm_dist.data.loader import TokenLoader
-from elm_dist.devices import choose_device
-from elm_dist.errors import ShardError
+from elm_dist.analysis.measured_run import MeasuredRun, open_run
+from elm_dist.checkpoint.model import Weights
 from elm_dist.files import replace_text
-from elm_dist.model.elm import code_shape
-from elm_dist.model.head import CodeLoss
+from elm_dist.model.loss import build_loss
 from elm_dist.monitoring.metrics import loss_metrics
-from elm_dist.monitoring.speedometer import Speedometer
 
 
 @dataclass(frozen=True)
@@ -54,70 +45,24 @@ def evaluate_run(run: Path, *, batch_size: int, out: Path | None = None) -> RunL
 
     Raises an ElmError for a folder that is no run, one without a checkpoint, and shards that are missing or others.
     """
-    config = load_run_config(run)
     kinds: tuple[Weights, ...] = get_args(Weights)
-    needed = tuple(f"{KINDS[weights]}-" for weights in kinds)
-    checkpoint = choose_checkpoint(run, None, lambda files: [file for file in files if file.startswith(needed)])
-    loader = TokenLoader(
-        config.data.shards,
-        seed=config.run.seed,
-        global_batch_size=batch_size,
-        micro_batch_size=batch_size,
-        class_dropout=0,
-        null_class=config.model.num_classes,
-        verify=True,
-    )
-    if checkpoint.facts.get("data") != loader.manifest.fingerprint:
-        raise ShardError(
-            f"{config.data.shards}: these are not the shards that {run} was trained on; bring those back, or make them "
-            "again with the same `elm tokenize`"
-        )
-    device = choose_device("auto")
-    scores = {
-        f"{weights} {name}": value
-        for weights in kinds
-        for name, value in _measure(checkpoint, config, weights, loader, device).items()
-    }
-    settings = {
-        "run": str(run),
-        "step": checkpoint.step,
-        "weights_sha256": {weights: weights_sha256(checkpoint, weights) for weights in kinds},
-        "tokenizer_sha256": loader.manifest.tokenizer_fingerprint,
-        "shards": str(config.data.shards),
-        "shards_sha256": loader.manifest.fingerprint,
-        "validation_images": loader.manifest.samples("validation"),
-        "seed": config.run.seed,
-        "precision": "fp32",
-        "batch_size": batch_size,
-        "device": str(device),
-        "torch": torch.__version__,
-    }
+    opened = open_run(run, kinds, batch_size=batch_size)
+    scores = {f"{weights} {name}": value for weights in kinds for name, value in _measure(opened, weights).items()}
+    settings = opened.settings() | {"validation_images": opened.images}
     result = RunLoss(scores, settings)
     if out:
         replace_text(out, result.to_json())
     return result
 
 
-@torch.no_grad()
-def _measure(
-    checkpoint: Checkpoint, config: Config, weights: Weights, loader: TokenLoader, device: torch.device
-) -> dict[str, float]:
+def _measure(opened: MeasuredRun, weights: Weights) -> dict[str, float]:
     """Return the losses of one kind of weights over the whole validation split."""
-    model = load_model(checkpoint, config, weights).to(device)
-    shape = code_shape(config.model, config.tokenizer.grid)
-    loss = CodeLoss(shape)
-    images, batch_size = loader.manifest.samples("validation"), loader.global_batch_size
-    with Speedometer(f"{weights} weights", 0, 1) as speedometer:
-        speedometer.show(0, images)
-        for step in range(math.ceil(images / batch_size)):
-            batch = loader.validation_micro_batch(step, 0)
-            codes = batch.codes.to(device)
-            loss(model((codes, batch.labels.to(device))), codes)
-            speedometer.show(min((step + 1) * batch_size, images), images)
+    model, shape = opened.load_model(weights), opened.code_shape
+    loss = build_loss(opened.config.model, shape)
+    for codes, labels in opened.batches(opened.images, f"{weights} weights"):
+        loss(model((codes, labels)), codes)
     *sums, count = loss.sums.tolist()
     heads = [total / count for total in sums]
-    measured = loss_metrics(
-        "validation", heads[: shape.subtokens], heads[shape.subtokens :], config.model.subtoken_bits
-    )
+    measured = loss_metrics("validation", heads[: shape.subtokens], heads[shape.subtokens :], shape.subtoken_bits)
     nats = sum(heads[: shape.subtokens]) * shape.positions  # of an image: over all its positions and heads
     return {"validation/bits_per_image": nats / math.log(2), **measured}

@@ -6,7 +6,20 @@ import sys
 import typer
 
 # isort: off
-from elm_dist.cli import runs, planning, exchange, tokenizers, sampling, evaluation, cluster  # noqa: F401  in the order of --help
+from elm_dist.cli import (  # noqa: F401  in the order of --help
+    runs,
+    planning,
+    exchange,
+    tokenizers,
+    sampling,
+    evaluation,
+    reports,
+    analyze_tokens,
+    analyze_model,
+    analyze_runs,
+    study,
+    cluster,
+)
 
 # isort: on
 from elm_dist.cli.app import app

@@ -118,7 +118,7 @@ def edit(
         out,
         image=image,
         classes=_parse_classes("--classes", classes),
-        region=None if region is None else _parse_numbers("--region", region, corners, count=4),
+        region=None if region is None else parse_numbers("--region", region, corners, count=4),
         mask=mask,
         keep=keep,
         per_class=per_class,
@@ -147,7 +147,7 @@ def interpolate(
     """Draw what lies between two classes: mixtures of their embeddings, the same random numbers across a row."""
     from elm_dist.sampling.interpolate import interpolate_run
 
-    first, second = _parse_numbers("--between", between, "two class numbers; write them as in 207,360", count=2)
+    first, second = parse_numbers("--between", between, "two class numbers; write them as in 207,360", count=2)
     grid = interpolate_run(
         run,
         out,
@@ -182,10 +182,10 @@ def serve(
 
 
 def _parse_classes(option: str, text: str) -> list[int]:
-    return _parse_numbers(option, text, "a list of class numbers; write them as in 207,360")
+    return parse_numbers(option, text, "a list of class numbers; write them as in 207,360")
 
 
-def _parse_numbers(option: str, text: str, form: str, count: int | None = None) -> list[int]:
+def parse_numbers(option: str, text: str, form: str, count: int | None = None) -> list[int]:
     """Return the numbers, `count` of them, in an option whose `form` is told to whom mistakes it."""
     try:
         numbers = [int(number) for number in text.split(",")]
