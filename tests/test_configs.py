@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from elm_dist.config_file import dump_config, load_config
-from elm_dist.model.cost import PEAK_FLOPS, count_parameters
+from elm_dist.model.cost import count_parameters
 from elm_dist.parallel.layout import plan_layout
+from elm_dist.planning.hardware import Cluster, find_fabric, find_gpu
+from elm_dist.planning.plan import Plan, plan_run
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -69,13 +71,23 @@ def test_its_parameters_are_counted_right(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SIZES, ids=name_of)
-def test_its_hours_follow_from_its_parameters(path: Path) -> None:
-    config = load_config(path)
-    tokens = config.tokenizer.positions * config.schedule.global_batch_size * config.schedule.total_steps
-    gpus = number(r"# Hardware: (\d+) x A100", path)
-    seconds = 6 * count_parameters(config.model, config.tokenizer.grid) * tokens / (gpus * PEAK_FLOPS["A100"] * 0.40)
-    assert number(r"Hours as planned: (\d+) = ", path) == round(seconds / 3600)
+def test_its_hours_are_those_of_its_command(path: Path) -> None:
+    command = re.search(
+        rf"elm plan configs/{path.name} --nodes (\d+) --gpu a100-80gb(?: --fabric (\S+))?\n", header(path)
+    )
+    assert command
+    nodes, fabric = int(command[1]), command[2] or "ib-hdr200"
+    assert 8 * nodes == number(r"# Hardware: (\d+) x A100", path)
+    plan = planned(path, nodes, fabric)
+    assert number(r"Hours as planned: (\d+) at ", path) == round(plan.hours)
+    assert number(r" at (\d+) % MFU", path) == round(100 * plan.mfu)
+    if nodes > 1:
+        assert number(r"one card of 200 Gb/s a node: (\d+)", path) == round(planned(path, nodes, "ib-hdr200").hours)
     assert "not a measurement" in header(path)
+
+
+def planned(path: Path, nodes: int, fabric: str) -> Plan:
+    return plan_run(load_config(path), Cluster(nodes, 8, find_gpu("a100-80gb"), find_fabric(fabric)))
 
 
 @pytest.mark.parametrize("path", SIZES, ids=name_of)

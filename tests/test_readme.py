@@ -16,9 +16,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from documents import ROOT, bash_commands
 from photographs import write_tiles
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
@@ -32,15 +32,7 @@ checkpoint: {{every: 2}}
 monitoring: {{log_every: 1, validation_every: 2, validation_samples: 16, sample_every: 2}}
 """
 
-
-def readme_commands() -> list[str]:
-    """Return the lines of the README's bash blocks, without comments, continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [command for line in lines if (command := line.split("  #")[0].strip()) and not command.startswith("#")]
-
-
-COMMANDS = readme_commands()
+COMMANDS = bash_commands(README)
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +109,10 @@ def test_the_readme_has_a_command_for_each_job() -> None:
     assert any(command.startswith("elm sample") for command in COMMANDS)
 
 
-def test_every_file_that_the_readme_points_to_is_there() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README):
-        path = target[0] or target[1]
-        if not path.startswith("http"):
-            assert (ROOT / path).exists(), path
+def test_its_python_runs_on_what_the_commands_made(repository: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    subprocess.run([sys.executable, "-c", block], cwd=repository, check=True, timeout=200)
+    assert (repository / "sample.png").exists()
 
 
 def test_the_readme_is_short() -> None:

@@ -64,5 +64,7 @@ def _measure(opened: MeasuredRun, weights: Weights) -> dict[str, float]:
     *sums, count = loss.sums.tolist()
     heads = [total / count for total in sums]
     measured = loss_metrics("validation", heads[: shape.subtokens], heads[shape.subtokens :], shape.subtoken_bits)
+    if opened.config.model.modelling == "masked":
+        return measured  # what is hidden depends on the mask: the loss is no code length
     nats = sum(heads[: shape.subtokens]) * shape.positions  # of an image: over all its positions and heads
     return {"validation/bits_per_image": nats / math.log(2), **measured}

@@ -102,16 +102,21 @@ def zero_buffers(config: Config, parameters: int, replicas: int) -> tuple[float,
     """Return the bytes of DeepSpeed's buffers for a stage: those beside the activations, and those of the update.
 
     ZeRO's optimizer has a bucket from the backward pass on, as large as it is set, and in stage 3 the weights that it
-    gathered. That of bf16 with ZeRO 1, and plain replicas, fill one before the update. AdamW then needs a temporary as
-    large as this rank's share of the master weights.
+    gathered. What is in the bucket is copied to be reduced: once, when the activations are gone, if all gradients fit
+    into it. Plain replicas have one for the reduction alone, before AdamW needs a temporary as large as this rank's
+    share of the master weights; with bf16 and ZeRO 1 real processes grow by both together.
     """
     zero, element = config.parallel.zero_stage, element_bytes(config.parallel.precision)
     temporary = 0.0 if "optimizer" in config.parallel.offload else 4 * parameters / (replicas if zero else 1)
-    if zero == 0 or sums_in_fp32(config):
-        return 0.0, (4 * min(BUCKET, parameters) if replicas > 1 else 0) + temporary
+    reduced = 4 * min(BUCKET, parameters) if replicas > 1 else 0
+    if zero == 0:
+        return 0.0, max(temporary, reduced)
+    if sums_in_fp32(config):
+        return 0.0, temporary + reduced
     gathered = min(LIVE, parameters) * element if zero == 3 else 0
     bucket = BUCKET * (4 if zero == 1 and config.parallel.precision == "bf16" else element)  # as are its gradients
-    return bucket + gathered, temporary
+    copied = element * min(BUCKET, parameters) if replicas > 1 else 0
+    return bucket + gathered + (copied if parameters > BUCKET else 0), max(temporary, copied)
 
 
 def sums_in_fp32(config: Config) -> bool:

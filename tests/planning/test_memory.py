@@ -3,7 +3,7 @@
 import pytest
 from planned import cluster, size
 
-from elm_dist.planning.memory import state_bytes
+from elm_dist.planning.memory import BUCKET, state_bytes, zero_buffers
 
 
 def test_zero_divides_among_replicas() -> None:
@@ -21,3 +21,16 @@ def test_all_offloaded_leaves_gradients() -> None:
     state = state_bytes(everything, cluster().gpus)
     assert (state.weights, state.optimizer, state.ema) == (0.0, 0.0, 0.0)
     assert state.host == (12 + 4 + 4 + 2 + 2) / 8
+
+
+def test_a_reduction_copies_what_is_in_the_bucket() -> None:
+    config, few, many = size("l", "parallel.zero_stage=2"), BUCKET // 10, 2 * BUCKET
+    assert zero_buffers(config, few, 1) == (2 * BUCKET, 4 * few)
+    assert zero_buffers(config, few, 4) == (2 * BUCKET, 2 * few)  # once, when the activations are gone
+    assert zero_buffers(config, many, 4) == (2 * BUCKET + 2 * BUCKET, 2 * BUCKET)  # and beside them
+
+
+def test_plain_replicas_give_their_bucket_back_before_the_update() -> None:
+    plain = size("l", "parallel.precision=fp32", "parallel.zero_stage=0")
+    assert zero_buffers(plain, 1000, 4) == (0, 4000)
+    assert zero_buffers(size("l"), 1000, 4) == (0, 4000 + 1000)  # bf16 with ZeRO 1 does not
