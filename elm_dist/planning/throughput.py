@@ -143,5 +143,7 @@ def conventional_flops(parameters: int, layers: int, hidden_size: int, length: i
 def step_flops(config: Config) -> tuple[int, int]:
     """Return the operations of a step, ours and as others count them. Recomputation is not among them."""
     model, images, positions = config.model, config.schedule.global_batch_size, config.tokenizer.positions
-    others = conventional_flops(count_parameters(model, config.tokenizer.grid), model.num_layers, model.hidden_size, positions)
+    others = conventional_flops(
+        count_parameters(model, config.tokenizer.grid), model.num_layers, model.hidden_size, positions
+    )
     return images * training_flops_per_image(model, config.tokenizer.grid), images * positions * others

@@ -46,13 +46,18 @@ def block_activations(model: ModelConfig, element: int) -> int:
 
     Both norms keep their fp32 input; attention its input, queries, keys and values together, the rotated queries and
     keys, and its result; SwiGLU its input, gate, silu(gate), up and their product. Besides these, a number for each
-    head and norm, and a mask of bytes for each dropout.
+    head and norm, and a mask of bytes for each dropout. What is done to queries and keys keeps them in fp32; what the
+    class modulates, each branch's normed input and its result.
     """
-    h, f = model.hidden_size, model.feed_forward_size
+    h, f, kv = model.hidden_size, model.feed_forward_size, model.key_value_size
     norms = 2 * (4 * h + 4)
-    attention = element * (h + 3 * h + 2 * h + h) + 4 * model.num_heads
+    rotated = 0 if model.position_encoding == "learned" else h + kv
+    attention = element * (h + (h + 2 * kv) + rotated + h) + 4 * model.num_heads
+    if model.qk_norm or model.attention == "cosine":
+        attention += 4 * (h + kv)
+    adaptive = 4 * element * h if model.conditioning == "adaln" else 0
     feed_forward = element * (h + 4 * f)
-    return norms + attention + feed_forward + (2 * h if model.dropout else 0)
+    return norms + attention + adaptive + feed_forward + (2 * h if model.dropout else 0)
 
 
 def layer_activations(model: ModelConfig, element: int) -> list[int]:
@@ -60,6 +65,8 @@ def layer_activations(model: ModelConfig, element: int) -> list[int]:
     h, m = model.hidden_size, model.subtokens
     embedding = (element * m * h if m > 1 else 0) + (h if model.dropout else 0) + 8 * m
     head = 4 * h + 4 + element * h
+    if model.modelling == "masked":  # what GELU and the layer norm get
+        head += element * h + 4 * h + 8
     return [embedding, *[block_activations(model, element)] * model.num_layers, head]
 
 
@@ -71,7 +78,7 @@ def plan_layers(config: Config, gpu: Gpu) -> list[LayerWork]:
 def _layers(config: Config, gpu: Gpu) -> Iterator[LayerWork]:
     model, parallel, grid = config.model, config.parallel, config.tokenizer.grid
     images, element = config.schedule.micro_batch_size, element_bytes(parallel.precision)
-    positions = images * grid.cells
+    positions = images * (grid.cells + (model.modelling == "masked"))  # which has the class beside all codes
     speed, every = gpu.peaks[parallel.precision] * gpu.efficiency, parallel.checkpoint_every_blocks
     flops, parameters = layer_forward_flops(model, grid), layer_parameters(model, grid)
     for index, activations in enumerate(layer_activations(model, element)):

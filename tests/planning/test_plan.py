@@ -103,4 +103,6 @@ def test_every_size_fits_its_hardware(path: Path) -> None:
     nodes = {"xxl": 2, "2b": 4, "3.9b": 2, "7b": 4}.get(name, 1)
     planned = plan(name, nodes=nodes)
     check_memory(planned)
-    assert sum(parameters for parameters, _ in planned.stages) == count_parameters(planned.config.model, planned.config.tokenizer.grid)
+    assert sum(parameters for parameters, _ in planned.stages) == count_parameters(
+        planned.config.model, planned.config.tokenizer.grid
+    )

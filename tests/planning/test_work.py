@@ -1,15 +1,17 @@
 """What the planner says that layers keep, against what autograd saves of the layers themselves."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from planned import size
 
 from elm_dist.config import Grid, ModelConfig
-from elm_dist.model.elm import code_shape, layer_specs
+from elm_dist.model.elm import code_shape, layer_specs, share_tables
 from elm_dist.model.layers import micro_batch_seed
-from elm_dist.model.loss import CodeLoss
+from elm_dist.model.loss import build_loss
+from elm_dist.model.masking import row_bytes
 from elm_dist.planning.hardware import find_gpu
 from elm_dist.planning.work import layer_activations, plan_layers
 
@@ -36,10 +38,11 @@ def saved(run: Callable[[], object], *parameters: torch.Tensor) -> int:
 def saved_by_layers(model: ModelConfig, dtype: torch.dtype, batch: int, every: int = 0) -> list[int]:
     """Return what each layer saves for a batch, and at last the loss."""
     layers = [spec.build().to(dtype) for spec in layer_specs(model, GRID, every)]
+    share_tables(layers)
     shape = code_shape(model, GRID)
-    codes = torch.zeros(batch, shape.packed_bytes, dtype=torch.uint8)
+    codes = torch.full((batch, row_bytes(model, shape)), 255, dtype=torch.uint8)  # a mask hides all of it
     stream: object = (codes, torch.zeros(batch, dtype=torch.long))
-    loss, found = CodeLoss(shape), []
+    loss, found = build_loss(model, shape), []
     with micro_batch_seed(1):
         for layer in layers:
             results: list[object] = []
@@ -67,6 +70,35 @@ def test_layers_keep_what_is_planned(dtype: torch.dtype, dropout: float) -> None
     last_code = element * model.subtokens * model.hidden_size / positions  # it is no input
     assert embedding == pytest.approx(planned[0] - last_code, abs=8 * model.subtokens)
     assert loss == 4 * model.subtokens * model.vocabulary + 8 * model.subtokens  # of the 12 that it has at a time
+
+
+@pytest.mark.parametrize(
+    ("variant", "tolerance"),
+    [
+        ({"key_value_heads": 2}, 0),
+        ({"position_encoding": "learned"}, 0),
+        ({"position_encoding": "rope_1d"}, 0),
+        ({"modelling": "masked"}, 0),
+        ({"conditioning": "adaln"}, 0.05),
+        ({"qk_norm": True}, 0.12),
+        ({"attention": "cosine"}, 0.08),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_blocks_of_variants_keep_about_what_is_planned(
+    dtype: torch.dtype, variant: dict[str, Any], tolerance: float
+) -> None:
+    """Where norms and factors are several operations on a CPU, they keep some more, or the same twice."""
+    sizes = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "subtokens": 2, "subtoken_bits": 5, "num_classes": 10}
+    model = ModelConfig(**sizes | {"dropout": 0.0} | variant)
+    length = GRID.cells + (model.modelling == "masked")
+    few, many = saved_by_layers(model, dtype, 2), saved_by_layers(model, dtype, 6)
+    found = [(b - a) / (4 * length) for a, b in zip(few, many, strict=True)]
+    on_cpu = 4 * model.hidden_size
+    planned = layer_activations(model, dtype.itemsize)
+    assert found[1] == found[2] == pytest.approx(planned[1] + 2 * on_cpu, rel=tolerance)
+    assert found[-2] * length / GRID.cells == pytest.approx(planned[-1] + on_cpu, rel=0.03)
 
 
 def test_recomputed_blocks_keep_their_input_alone() -> None:
