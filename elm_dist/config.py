@@ -39,8 +39,21 @@ class Grid(NamedTuple):
         return f"{self.rows} x {self.columns}"
 
 
+class ImageSize(NamedTuple):
+    """The sides of an image in pixels."""
+
+    height: Count
+    width: Count
+
+    def __repr__(self) -> str:
+        return f"{self.height} x {self.width}"
+
+
 def _two_sides(value: object) -> object:
-    return (value, value) if isinstance(value, int) else value
+    sides = value if isinstance(value, list | tuple) else (value, value)
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise PydanticCustomError("sides", "neither one side nor two")
+    return sides
 
 
 def _one_side(sides: tuple[int, int]) -> int | tuple[int, int]:
@@ -58,6 +71,8 @@ class Section(BaseModel):
 class RunConfig(Section):
     directory: Path  # everything that the run writes goes here
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # weights, sample order, dropout: all of it follows from this
+    init_from: Path | None = None  # another run, or one of its checkpoints, whose weights a new run begins with
+    init_weights: Literal["ema", "raw"] = "ema"  # which of the two it has
 
 
 class TokenizerConfig(Section):
@@ -66,12 +81,12 @@ class TokenizerConfig(Section):
     directory: Path  # where the trained tokenizer lies: config.json and model.safetensors
     kind: Literal["bae", "vqgan"] = "bae"  # a vector for each bit that is set, or a codebook of vectors
     code_bits: Annotated[int, Field(ge=1, le=64)] = 16  # bits per image position
-    image_size: Count = 256  # pixels per side
+    image_size: Annotated[ImageSize, *Sides] = ImageSize(256, 256)  # pixels; one number, or [height, width]
     patch_size: Count = 1  # pixels per side folded into channels before the first convolution; 4 suits small images
     base_channels: Annotated[int, Field(multiple_of=32, ge=32)] = 128  # group norm has 32 groups
     channel_multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 1, 2, 2, 4)
     res_blocks: Count = 2  # residual blocks per resolution
-    attention_resolutions: tuple[Count, ...] = (16,)  # feature-map sizes with self-attention
+    attention_resolutions: tuple[Count, ...] = (16,)  # feature maps with self-attention, by their shorter side
     embedding_channels: Annotated[int, Field(multiple_of=32, ge=32)] = 256
     quantization: Literal["bernoulli", "deterministic"] = "bernoulli"  # how a BAE in training draws bits
     codebook_size: Annotated[int, Field(ge=0)] = 0  # entries of a VQGAN's codebook; 0 = a BAE, which has none
@@ -86,7 +101,14 @@ class TokenizerConfig(Section):
     @property
     def grid(self) -> Grid:
         """The cells of an image."""
-        return Grid(self.image_size // self.downsampling, self.image_size // self.downsampling)
+        height, width = self.image_size
+        return Grid(height // self.downsampling, width // self.downsampling)
+
+    @property
+    def feature_maps(self) -> list[ImageSize]:
+        """The sizes of the networks' feature maps, the finest first."""
+        shrinking = (self.patch_size * 2**level for level in range(len(self.channel_multipliers)))
+        return [ImageSize(*(side // by for side in self.image_size)) for by in shrinking]
 
     @property
     def positions(self) -> int:
@@ -150,6 +172,7 @@ class ModelConfig(Section):
     attention: Literal["dot_product", "cosine"] = "dot_product"
     key_value_heads: Cadence = 0  # that groups of query heads share; 0 = one for each
     qk_norm: bool = False  # queries and keys have an RMS norm each, for every head the same
+    subtoken_prediction: Literal["parallel", "sequential"] = "parallel"  # sequential: from those before in the position
 
     @property
     def vocabulary(self) -> int:
@@ -165,7 +188,12 @@ class ModelConfig(Section):
         """Whether sampling has the layers in fewer steps (`model/folded.py`); it takes others as they are."""
         is_sequence = self.modelling == "autoregressive" and self.conditioning == "token"
         is_rotated = self.position_encoding != "learned" and self.attention == "dot_product" and not self.qk_norm
-        return is_sequence and is_rotated and not self.key_value_heads
+        return is_sequence and is_rotated and not self.key_value_heads and self.subtokens_at_once == self.subtokens
+
+    @property
+    def subtokens_at_once(self) -> int:
+        """Sub-tokens of a position that are drawn together."""
+        return {"parallel": self.subtokens, "sequential": 1}[self.subtoken_prediction]
 
     @property
     def key_value_size(self) -> int:

@@ -15,7 +15,6 @@ COMMANDS = [
     "inspect",
     "export",
     "convert",
-    "import-model",
 ]
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 
-from elm_dist.checkpoint.model_layouts import ModelLayout
+from elm_dist.checkpoint.model_layouts import ModelLayout, meta_tensors
 from elm_dist.checkpoint.store import Checkpoint
 from elm_dist.checkpoint.stream import write_safetensors
 from elm_dist.config import Config
 from elm_dist.files import replace_text, replacing
-from elm_dist.model.elm import ELM, layer_specs
 
 SHARD_BYTES = 5 * 10**9
 KINDS = {"ema": "ema", "raw": "weights"}  # what users call them, and what checkpoints do
@@ -37,8 +36,7 @@ def write_weights(
 
     A file has up to `shard_bytes`, or one tensor. Raises CheckpointError for a checkpoint of another model.
     """
-    with torch.device("meta"):  # has shapes and no values
-        model = ELM(layer_specs(config.model, config.tokenizer.grid)).state_dict()
+    model = meta_tensors(config.model, config.tokenizer.grid)
 
     def read(name: str) -> torch.Tensor:
         return checkpoint.read(kind, name, model[name].shape)

@@ -160,8 +160,8 @@ class VQGANLayout:
         return [*names, "norm_out", "", "conv_out"]
 
     def _level(self, prefix: str, level: int, blocks: int, config: TokenizerConfig) -> list[str]:
-        size = config.image_size // config.patch_size // 2**level
-        kinds = (self.block, "attn") if size in config.attention_resolutions else (self.block,)
+        attends = min(config.feature_maps[level]) in config.attention_resolutions
+        kinds = (self.block, "attn") if attends else (self.block,)
         return [f"{prefix}.{kind}.{index}" for index in range(blocks) for kind in kinds]
 
 

@@ -4,30 +4,29 @@ The layout is known by its keys, the architecture follows from the shapes, and e
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from elm_dist.checkpoint.layouts import LAYOUTS, Layout, Tensors
+from elm_dist.checkpoint.published import Published
 from elm_dist.checkpoint.tokenizer import describe_odd_tensors, has_tokenizer, save_tokenizer
 from elm_dist.config import TokenizerConfig
 from elm_dist.config_rules import broken_rules
 from elm_dist.errors import TokenizerError
 from elm_dist.tokenizers.build import build_tokenizer
-from elm_dist.tokenizers.published import load_published
 
 
-def import_tokenizer(path: Path, out: Path, image_size: int = 256) -> TokenizerConfig:
-    """Write the tokenizer of the published file `path` into the folder `out`; return its architecture.
+def import_tokenizer(published: Published, out: Path, image_size: int) -> TokenizerConfig:
+    """Write a published tokenizer into the folder `out`; return its architecture.
 
-    `image_size` is that of its training, in pixels; no tensor tells it. Raises TokenizerError for a file that cannot be
-    read, of no known layout, with tensors missing or left over, and where `out` holds a tokenizer already.
+    `image_size` is that of its training, in pixels per side; no tensor tells it. Raises TokenizerError for a file of no
+    known layout, with tensors missing or left over, and where `out` holds a tokenizer already; CheckpointError for
+    whole numbers.
     """
+    path, tensors = published.path, published.averaged
     if has_tokenizer(out):
         raise TokenizerError(f"{out}: there is a tokenizer already; give another folder, or delete this one")
-    tensors = unwrap(load_published(path))
     layout = _recognise(path, tensors)
     config = _derive_config(path, tensors, layout, out, image_size)
     publish = layout.publisher(config)
@@ -37,19 +36,10 @@ def import_tokenizer(path: Path, out: Path, image_size: int = 256) -> TokenizerC
     found = {name: tensor for name, tensor in tensors.items() if name in expected or not layout.is_unused(name)}
     if odd := describe_odd_tensors(found, expected):
         raise TokenizerError(f"{path}: its tensors are not those of {layout.name}: {odd}; download the file again")
-    weights = {name: tensors[publish(name)].float() for name in tokenizer.state_dict()}
+    weights = published.floats(tensors, {name: publish(name) for name in tokenizer.state_dict()})
     tokenizer.load_state_dict(weights, assign=True)
     save_tokenizer(out, tokenizer, config)
     return config
-
-
-def unwrap(tree: Any) -> Tensors:
-    """Return the tensors of a file by name; of two sets of weights the averaged one, which was measured."""
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
-            tree = tree[key]
-    entries = tree.items() if isinstance(tree, dict) else ()
-    return {name: value for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def _recognise(path: Path, tensors: Tensors) -> Layout:
@@ -58,14 +48,15 @@ def _recognise(path: Path, tensors: Tensors) -> Layout:
             return layout
     begins = ", ".join(list(tensors)[:3]) or "no tensor"
     raise TokenizerError(
-        f"{path}: not a tokenizer that can be imported, it begins with {begins}; give a file of one of "
-        f"{', '.join(layout.name for layout in LAYOUTS)}"
+        f"{path}: nothing that can be imported, it begins with {begins}; give a file of ELM's transformer, or of a "
+        f"tokenizer: {', '.join(layout.name for layout in LAYOUTS)}"
     )
 
 
 def _derive_config(path: Path, tensors: Tensors, layout: Layout, out: Path, image_size: int) -> TokenizerConfig:
     try:
-        config = TokenizerConfig(directory=out, image_size=image_size, **layout.sizes(tensors, image_size))
+        sizes = layout.sizes(tensors, image_size)
+        config = TokenizerConfig.model_validate({"directory": out, "image_size": image_size} | sizes)
     except KeyError as error:
         raise TokenizerError(
             f"{path}: its tensors are not those of {layout.name}: {error.args[0]} is missing; download the file again"

@@ -23,6 +23,12 @@ def load_run_config(directory: Path) -> Config:
     return load_config(directory / CONFIG)
 
 
+def check_is_new(out: Path) -> None:
+    """Raise CheckpointError for a folder to write that is there and holds anything, or is a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} is not empty; give a new folder")
+
+
 def choose_checkpoint(
     run: Path, step: int | None, share: Callable[[list[str]], list[str]] = lambda files: files
 ) -> Checkpoint:

@@ -214,6 +214,11 @@ class CheckpointStore:
         if checkpoint is None:
             return None
         for kind in engine.state.kinds:
+            if kind not in {entry["kind"] for entry in checkpoint.files.values()}:
+                raise CheckpointError(
+                    f"{checkpoint.directory} has no {kind}, without which no training goes on: it is an import, or of "
+                    f"another optimizer.name; begin a new run with run.init_from={self._directory.parent}"
+                )
             for name in engine.state.names:
                 shape = engine.state.shape(name)
                 engine.state.scatter(kind, name, partial(checkpoint.read_span, kind, name, shape))

@@ -1,11 +1,11 @@
-"""Commands that bring a run's weights elsewhere, and others' weights into a run: export, convert, import-model."""
+"""Commands that bring a run's weights elsewhere, and others' weights here: export, convert, import."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from elm_dist.cli.app import ConfigArgument, Overrides, RunArgument, app
+from elm_dist.cli.app import RunArgument, app
 
 WeightsOption = Annotated[Literal["ema", "raw"], typer.Option(help="The averaged weights, or those of the step.")]
 DtypeOption = Annotated[Literal["fp32", "bf16"], typer.Option(help="What to store them in.")]
@@ -16,8 +16,8 @@ StepOption = Annotated[int | None, typer.Option(min=0, help="Of the checkpoint; 
 def export(
     run: RunArgument,
     to: Annotated[
-        Literal["safetensors", "huggingface", "official"],
-        typer.Option(help="Our own names; a folder that transformers loads; or the names of the published weights."),
+        Literal["safetensors", "huggingface", "llama", "official"],
+        typer.Option(help="Our names; what transformers loads, or as a plain Llama; or the published weights' names."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder.")],
     weights: WeightsOption = "ema",
@@ -51,16 +51,24 @@ def convert(
     export(run, "safetensors", to, weights, dtype, step)
 
 
-@app.command("import-model")
-def import_model(
+@app.command("import")
+def import_weights(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights: a .pth, or .safetensors.")],
-    config: ConfigArgument,
-    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer, or run.directory for the transformer.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="For a transformer: the folder of the tokenizer of its codes.")
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="For a transformer: token shards for `elm evaluate`, if there are any.")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="For a transformer: of its attention; one for 64 channels by default.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="For a tokenizer: pixels per side that it was trained on; 256 by default.")
+    ] = None,
 ) -> None:
-    """Import the weights of a published transformer into the run.directory of CONFIG, to sample and export them."""
-    from elm_dist.checkpoint.import_model import import_model
-    from elm_dist.config_file import load_config
+    """Import published weights: ELM's transformers, and the tokenizers ELM's BAE, LlamaGen's VQ-16, taming's VQGAN."""
+    from elm_dist.checkpoint.import_weights import import_weights as run
 
-    settings = load_config(config, overrides or [])
-    parameters = import_model(file, settings)
-    typer.echo(f"{settings.run.directory}: {parameters:,} parameters as the checkpoint of step 0; see `elm sample`")
+    typer.echo(run(file, out, tokenizer=tokenizer, shards=shards, heads=heads, image_size=image_size))

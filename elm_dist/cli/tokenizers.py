@@ -1,4 +1,4 @@
-"""Commands around the tokenizer: train it, report on it, import a published one, encode images with it."""
+"""Commands around the tokenizer: train it, report on it, encode images with it."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,19 +53,6 @@ def report_tokenizer(
         batch_size=batch_size,
     )
     typer.echo(f"{report}\npage in {out / PAGE_FILE}")
-
-
-@app.command("import")
-def import_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published weights of a BAE or VQGAN.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
-    image_size: Annotated[int, typer.Option(min=1, help="Pixels per side of the images that it was trained on.")] = 256,
-) -> None:
-    """Import a published tokenizer: ELM's BAE, LlamaGen's VQ-16 or taming's VQGAN f16."""
-    from elm_dist.checkpoint.official import import_tokenizer
-
-    config = import_tokenizer(file, out, image_size)
-    typer.echo(f"{out}: a {config.kind} of {config.code_bits} bits, {config.grid} codes an image")
 
 
 @app.command()

@@ -21,7 +21,7 @@ GRID_IMAGES = 8
 
 
 def load_batches(config: Config, first_step: int, device: torch.device, replicas: Replicas) -> Iterator[Tensor]:
-    """Yield this process's images of each step from `first_step` to the last, (share, 3, S, S) in [0, 1] on `device`.
+    """Yield this process's images of each step from `first_step` to the last, (share, 3, H, W) in [0, 1] on `device`.
 
     Raises ImageError if the folder or an image in it cannot be used.
     """
@@ -40,7 +40,7 @@ def load_batches(config: Config, first_step: int, device: torch.device, replicas
 
 
 class StepImages(Dataset[NDArray[np.uint8] | ImageError]):
-    """The images of `share` in the batch of each step, (share, S, S, 3): shuffled each epoch, half of them mirrored.
+    """The images of `share` in the batch of each step, (share, H, W, 3): shuffled each epoch, half of them mirrored.
 
     A pure function of (seed, step). An unreadable image makes the step its ImageError, which is for the reader to
     raise: a worker process would bury the sentence in its own traceback.

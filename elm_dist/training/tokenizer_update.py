@@ -23,7 +23,7 @@ from elm_dist.training.tokenizer_state import TokenizerState
 
 
 def update(state: TokenizerState, images: Tensor, config: Config, replicas: Replicas) -> dict[str, float]:
-    """Do one update on this process's images (share, 3, S, S) in [0, 1]; return the "loss" and its named parts.
+    """Do one update on this process's images (share, 3, H, W) in [0, 1]; return the "loss" and its named parts.
 
     Raises TrainingError, before any weight changes, if the loss is not finite.
     """

@@ -42,6 +42,7 @@ from elm_dist.sampling.images import enlarge, image_grid, save_png
 from elm_dist.training.checkup import Checkup
 from elm_dist.training.ema import Ema
 from elm_dist.training.faults import faults_explained
+from elm_dist.training.initial_weights import lay_initial_weights
 from elm_dist.training.optimizer import build_optimizer, initial_state, scheduled_learning_rate
 from elm_dist.training.preemption import on_stop_signal
 from elm_dist.training.recovery import Recovery
@@ -236,6 +237,7 @@ class Trainer:
         checkpoint = self.store.load(self.engine)
         if checkpoint is None:
             log.info("new run in %s: %s; bit packing: %s", self.directory, self.engine.layout, implementation())
+            lay_initial_weights(self.engine, self.config)
             return 0
         for fact, here in self._facts(checkpoint.step).items():
             there = checkpoint.facts.get(fact)

@@ -29,7 +29,11 @@ def test_the_averaged_weights_of_the_newest_checkpoint_make_a_whole_model(traine
     checkpoint = checkpoint_of(trained, 6)
     assert all(torch.equal(tensor, checkpoint.read("ema", name, tensor.shape)) for name, tensor in tensors.items())
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert facts["parameters"] == sum(tensor.numel() for tensor in tensors.values()) == count_parameters(config.model, config.tokenizer.grid)
+    assert (
+        facts["parameters"]
+        == sum(tensor.numel() for tensor in tensors.values())
+        == count_parameters(config.model, config.tokenizer.grid)
+    )
     assert (facts["weights"], facts["dtype"], facts["step"], facts["samples_seen"]) == ("ema", "fp32", 6, 48)
     assert facts["model"]["subtoken_bits"] == 4
     assert facts["tokenizer"]["code_bits"] == 8

@@ -134,7 +134,7 @@ def test_a_run_without_tokenizer_and_metrics_can_be_exported(trained: Path, tmp_
     assert "validation loss" not in card
 
 
-@pytest.mark.parametrize("target", ["safetensors", "huggingface", "official"])
+@pytest.mark.parametrize("target", ["safetensors", "huggingface", "llama", "official"])
 def test_a_folder_that_holds_something_is_refused(trained: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "notes.txt"):
@@ -152,7 +152,7 @@ def test_an_empty_folder_is_taken(trained: Path, tmp_path: Path) -> None:
 
 def test_other_targets_are_refused(trained: Path, tmp_path: Path) -> None:
     said = refused("export", str(trained), "--to", "onnx", "--out", str(tmp_path / "out"))
-    assert "'onnx' is not one of 'safetensors', 'huggingface', 'official'" in plain(said)
+    assert "'onnx' is not one of 'safetensors', 'huggingface', 'llama', 'official'" in plain(said)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from elm_dist.checkpoint.model import load_model
 from elm_dist.checkpoint.model_layouts import ModelLayout, huggingface_layout
 from elm_dist.checkpoint.store import Checkpoint
 from elm_dist.checkpoint.tokenizer import tokenizer_fingerprint
-from elm_dist.config import ModelConfig, SamplingConfig
+from elm_dist.config import Grid, ModelConfig, SamplingConfig
 from elm_dist.config_file import load_config
 from elm_dist.data.loader import TokenLoader
 from elm_dist.errors import CheckpointError, TokenizerError
 from elm_dist.model.elm import ELM, code_shape
 
 
-def as_llama(elm: ELM, model: ModelConfig, grid: int, sampling: SamplingConfig) -> ELMForCausalLM:
+def as_llama(elm: ELM, model: ModelConfig, grid: Grid, sampling: SamplingConfig) -> ELMForCausalLM:
     exported = ELMForCausalLM(build_config(model, grid, sampling)).eval()
     exported.generation_config = build_generation_config(grid, sampling)
     weights = elm.state_dict()
@@ -173,7 +173,7 @@ def test_bf16_is_compared_with_our_weights_in_bf16(trained: Path, tmp_path: Path
     assert ELMForCausalLM.from_pretrained(tmp_path / "out").dtype is torch.bfloat16
 
 
-def with_heads_in_another_order(model: ModelConfig) -> ModelLayout:
+def with_heads_in_another_order(model: ModelConfig, grid: Grid) -> ModelLayout:
     heads = [f"head.outputs.{index}.weight" for index in range(model.subtokens)][::-1]
     return huggingface_layout(model) | {"lm_head.weight": lambda read: torch.cat([read(head) for head in heads])}
 

@@ -6,33 +6,42 @@ from golden_models import GOLDEN, load_golden_elm
 from safetensors.torch import load_file
 from torch import Tensor
 
-from elm_dist.checkpoint.model_layouts import huggingface_layout, official_layout, official_names, own_layout
+from elm_dist.checkpoint.model_layouts import (
+    huggingface_layout,
+    meta_tensors,
+    official_layout,
+    official_names,
+    own_layout,
+)
 from elm_dist.config import Grid, ModelConfig
-from elm_dist.model.elm import ELM, layer_specs
 
-
-def meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return ELM(layer_specs(model, Grid(16, 16))).state_dict()
+GRID = Grid(16, 16)
 
 
 def model_of(subtokens: int, bits: int) -> ModelConfig:
     return ModelConfig(num_layers=24, hidden_size=1024, num_heads=16, subtokens=subtokens, subtoken_bits=bits)
 
 
+def published_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    tensors = meta_tensors(model, GRID)
+    return {key: tuple(make(tensors.__getitem__).shape) for key, make in official_layout(model, GRID).items()}
+
+
 @pytest.mark.parametrize("name", ["ar_1-6", "ar_2-5"])
 def test_the_published_weights_come_back_bit_by_bit(name: str) -> None:
     elm, model, _, _ = load_golden_elm(name)
     published = load_file(GOLDEN / f"{name}.weights.safetensors")
-    written = {key: make(elm.state_dict().__getitem__) for key, make in official_layout(model).items()}
+    written = {key: make(elm.state_dict().__getitem__) for key, make in official_layout(model, GRID).items()}
     assert written.keys() == published.keys()
     assert all(torch.equal(written[key], published[key]) for key in published)
 
 
 def test_the_largest_published_decomposition_by_its_names_and_shapes() -> None:
     """ELM-L 2-10, whose list of 175 tensors is known."""
-    tensors = meta_tensors(model_of(2, 10))
-    shapes = {key: tuple(make(tensors.__getitem__).shape) for key, make in official_layout(model_of(2, 10)).items()}
+    tensors = meta_tensors(model_of(2, 10), GRID)
+    shapes = {
+        key: tuple(make(tensors.__getitem__).shape) for key, make in official_layout(model_of(2, 10), GRID).items()
+    }
     assert len(shapes) == 175
     block = {
         "attention.wqkv": (3072, 1024),
@@ -52,9 +61,9 @@ def test_the_largest_published_decomposition_by_its_names_and_shapes() -> None:
 @pytest.mark.parametrize(("subtokens", "bits"), [(1, 16), (2, 12), (4, 8)])
 def test_every_tensor_of_ours_has_one_name_in_each_layout(subtokens: int, bits: int) -> None:
     model = model_of(subtokens, bits)
-    ours = meta_tensors(model)
+    ours = meta_tensors(model, GRID)
     names = official_names(model)
-    assert list(names) == list(own_layout(model)) == list(ours)
+    assert list(names) == list(own_layout(model, GRID)) == list(ours)
     assert len(set(names.values())) == len(names)
     written = [make(ours.__getitem__) for make in huggingface_layout(model).values()]
     assert sum(tensor.numel() for tensor in written) == sum(tensor.numel() for tensor in ours.values())

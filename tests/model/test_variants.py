@@ -1,68 +1,25 @@
 """The variants of the model, alone and together: each computes what it says, counts right, and decodes as it trains."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from model_variants import GRID, VARIANTS, build, describe, random_batch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from elm_dist.codes.packing import unpack_subtokens
-from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.adaln import AdaLN
 from elm_dist.model.attention import ATTENTION, Attention
 from elm_dist.model.cost import layer_forward_flops, layer_parameters
-from elm_dist.model.elm import DECODERS, ELM, code_shape, initialize, layer_specs, stream_length
+from elm_dist.model.elm import DECODERS, ELM, Decoder, Drawn, code_shape, initialize, layer_specs, stream_length
 from elm_dist.model.layers import DropPath, micro_batch_seed
 from elm_dist.model.loss import build_loss
 from elm_dist.model.masking import row_bytes
 from elm_dist.model.similarity import SHARPEST, Cosine, NormedDotProduct
 
-GRID = Grid(3, 4)
-SIZES = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "subtokens": 2, "subtoken_bits": 5, "num_classes": 7}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "masked": {"modelling": "masked"},
-    "adaptive": {"conditioning": "adaln"},
-    "cosine": {"attention": "cosine"},
-    "normed": {"qk_norm": True},
-    "grouped": {"key_value_heads": 2},
-    "one_key": {"key_value_heads": 1},
-    "rope_1d": {"position_encoding": "rope_1d"},
-    "learned": {"position_encoding": "learned"},
-    "squeezed": {"rope_grid": 2},
-    "diagonal": {"scan": "diagonal_zigzag"},
-    "several": {"conditioning": "adaln", "attention": "cosine", "key_value_heads": 2, "position_encoding": "rope_1d"},
-    "several_masked": {
-        "modelling": "masked", "conditioning": "adaln", "qk_norm": True, "key_value_heads": 2,
-        "position_encoding": "learned", "subtokens": 1,
-    },
-}  # fmt: skip
 every_variant = pytest.mark.parametrize("name", VARIANTS)
-
-
-def describe(name: str, **options: Any) -> ModelConfig:
-    return ModelConfig(**SIZES | VARIANTS[name] | options)
-
-
-def build(model: ModelConfig, seed: int = 0) -> ELM:
-    """Return a model none of whose weights is zero, so that each part of it counts."""
-    elm = ELM(layer_specs(model, GRID))
-    initialize(elm.named_parameters(), seed)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in elm.named_parameters():
-        if "norm" not in name and "scale" not in name:
-            torch.nn.init.normal_(parameter, 0, 0.1, generator=generator)
-    return elm.eval()
-
-
-def random_batch(model: ModelConfig, batch: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    size = (batch, row_bytes(model, code_shape(model, GRID)))
-    rows = torch.randint(0, 256, size, generator=generator).to(torch.uint8)
-    return rows, torch.randint(0, model.num_classes + 1, (batch,), generator=generator)
 
 
 @every_variant
@@ -92,6 +49,18 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert not without
 
 
+def step_through(decoder: Decoder, x: Tensor, position: int, codes: Tensor, row: int = 0) -> Tensor:
+    """Return the logits of all sub-tokens where `codes` (rows, outputs, subtokens) are drawn, in as many calls as are.
+
+    These are the codes after the last positions of `x`.
+    """
+    logits = decoder.step(x, position, row, codes.shape[1])
+    while (count := logits.shape[2]) < codes.shape[2]:
+        more = decoder.step(Drawn(codes[:, :, :count]), position, row, codes.shape[1])
+        logits = torch.cat([logits, more], dim=2)
+    return logits
+
+
 @pytest.mark.parametrize("name", [name for name, options in VARIANTS.items() if "modelling" not in options])
 def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence(name: str) -> None:
     model = describe(name)
@@ -99,13 +68,13 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence(name: str)
     ids = unpack_subtokens(packed, code_shape(model, GRID))
     expected = elm((packed, labels))
     decoder = DECODERS[model.modelling](elm, len(labels))
-    inputs = [labels, *ids[:, :-1].split(1, dim=1)]
-    found = torch.cat([decoder.step(x, position) for position, x in enumerate(inputs)], dim=1)
+    inputs = zip([labels, *ids[:, :-1].split(1, dim=1)], ids.split(1, dim=1), strict=True)
+    found = torch.cat([step_through(decoder, x, position, codes) for position, (x, codes) in enumerate(inputs)], dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     prefilled = DECODERS[model.modelling](elm, len(labels))  # in two halves, and many positions at once
     for rows in (slice(0, 1), slice(1, 3)):
         prefilled.step(labels[rows], 0, rows.start)
-        found = prefilled.step(ids[rows, :-1], 1, rows.start, GRID.cells - 1)
+        found = step_through(prefilled, ids[rows, :-1], 1, ids[rows, 1:], rows.start)
         torch.testing.assert_close(found, expected[rows, 1:], rtol=1e-5, atol=1e-5)
 
 

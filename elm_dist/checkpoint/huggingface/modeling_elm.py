@@ -1,9 +1,9 @@
 """ELM for Hugging Face transformers: a Llama that draws the codes of images. It needs transformers and torch alone.
 
-An image is a class, then grid x grid codes in raster order, each of one or more sub-tokens. Three parts differ from a
-Llama's: positions are those of a grid, a position's input is made of all its sub-tokens, and each has a head. The rest,
-cache and attention kernels among it, is Llama's. "Elucidating the design space of language models for image
-generation", https://arxiv.org/abs/2410.16257, is the paper.
+An image is a class, then the codes of a grid in the order of a scan, each of one or more sub-tokens. Three parts differ
+from a Llama's: positions may be those of a grid, a position's input is made of all its sub-tokens, and each has a head.
+Queries and keys may have norms. The rest, cache and attention kernels among it, is Llama's. The paper is "Elucidating
+the design space of language models for image generation", https://arxiv.org/abs/2410.16257.
 """
 
 import math
@@ -20,6 +20,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from .configuration_elm import ELMConfig
 
@@ -36,10 +37,11 @@ SCHEDULES: dict[str, Callable[[float, int, int], float]] = {
 
 
 class ELMRotaryEmbedding(nn.Module):
-    """Rotary positions in two dimensions: half of a head's channel pairs turn by the row of a code, half by its column.
+    """Rotary positions, in two dimensions: half of a head's channel pairs turn by a code's row, half by its column.
 
-    Position p >= 1 is cell p - 1 of the grid. Position 0, the class, has none: its cosines and sines are all zero, so
-    that its query and key vanish, as they did in training.
+    Position p >= 1 is that of the code that comes as number p - 1. Position 0, the class, is in no grid: its cosines
+    and sines are all zero, so that its query and key vanish, as they did in training. In one dimension all pairs turn
+    by the position, that of the class too.
     """
 
     def __init__(self, config: ELMConfig) -> None:
@@ -53,13 +55,33 @@ class ELMRotaryEmbedding(nn.Module):
 
         Computed each time, in fp32: there is no buffer that a change of precision could round.
         """
-        grid, pairs = self.config.grid, self.head_size // 4  # in each direction
-        frequencies = BASE ** (-torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs)
-        cells = (position_ids - 1).unsqueeze(-1)
-        rows, columns = cells // grid * frequencies, cells % grid * frequencies
-        angles = torch.cat([rows, columns, rows, columns], dim=-1)  # Llama pairs channel i with i + head_dim / 2
+        if self.config.position_encoding == "rope_1d":
+            angles = self._angles(position_ids, self.head_size // 2).repeat(1, 1, 2)
+            return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        cells, columns, pairs = position_ids - 1, self.config.grid[1], self.head_size // 4
+        if self.config.scan is not None:
+            cells = torch.tensor(self.config.scan, device=x.device)[cells.clamp(0, len(self.config.scan) - 1)]
+        row, column = (self._angles(place, pairs) for place in (cells // columns, cells % columns))
+        angles = torch.cat([row, column, row, column], dim=-1)  # Llama pairs channel i with i + head_dim / 2
         in_grid = (position_ids > 0).unsqueeze(-1)
         return (angles.cos() * in_grid).to(x.dtype), (angles.sin() * in_grid).to(x.dtype)
+
+    def _angles(self, places: Tensor, pairs: int) -> Tensor:
+        """Return by how much so many channel pairs turn at places (batch, length): (batch, length, pairs)."""
+        frequencies = BASE ** (-torch.arange(pairs, device=places.device, dtype=torch.float32) / pairs)
+        return (places * self.config.position_scale).unsqueeze(-1) * frequencies
+
+
+class ELMNormedProjection(nn.Linear):
+    """Queries or keys, of which each head has the same RMS norm before it is rotated."""
+
+    def __init__(self, config: ELMConfig, heads: int) -> None:
+        self.head_size = config.hidden_size // config.num_attention_heads
+        super().__init__(config.hidden_size, heads * self.head_size, bias=False)
+        self.norm = LlamaRMSNorm(self.head_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x).unflatten(-1, (-1, self.head_size))).flatten(-2)
 
 
 class ELMEmbedding(nn.Embedding):
@@ -116,6 +138,10 @@ class ELMForCausalLM(LlamaForCausalLM):
         self.model.embed_tokens = ELMEmbedding(config)
         self.model.rotary_emb = ELMRotaryEmbedding(config)
         self.lm_head = ELMHead(config)
+        heads = config.num_key_value_heads or config.num_attention_heads
+        for layer in self.model.layers if config.qk_norm else ():
+            layer.self_attn.q_proj = ELMNormedProjection(config, config.num_attention_heads)
+            layer.self_attn.k_proj = ELMNormedProjection(config, heads)
         self.loss_function = next_code_loss
         self.post_init()
 
@@ -131,6 +157,7 @@ class ELMForCausalLM(LlamaForCausalLM):
         """Draw from a model of one sub-token as from any language model, starting with `class_ids`.
 
         Guidance is `guidance_scale=4.0, negative_prompt_ids=model.class_ids([num_classes] * batch)`; it is constant.
+        Codes come in the order of the scan.
         """
         if self.config.subtokens > 1:
             raise ValueError(
@@ -148,10 +175,11 @@ class ELMForCausalLM(LlamaForCausalLM):
         do_sample: bool = True,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the codes (batch, grid^2, subtokens), int64, of one image for each class in `labels` (batch,).
+        """Return the codes (batch, cells, subtokens), int64, of one image for each class in `labels` (batch,).
 
-        Guidance is `cfg_scale` along the configuration's schedule, 1 is none; temperature, top_k and top_p are those of
-        `generation_config`. Without `do_sample` each code is the likeliest.
+        They are in raster order, row by row, whatever the order in which they are drawn. Guidance is `cfg_scale` along
+        the configuration's schedule, 1 is none; temperature, top_k and top_p are those of `generation_config`. Without
+        `do_sample` each code is the likeliest.
         """
         scales = self._guidance(self.config.cfg_scale if cfg_scale is None else cfg_scale)
         starts = [torch.as_tensor(labels, device=self.device)]
@@ -166,7 +194,8 @@ class ELMForCausalLM(LlamaForCausalLM):
             drawn = self._pick(logits.view(-1, self.config.vocab_size), do_sample, generator)
             codes.append(drawn.view(len(labels), 1, self.config.subtokens))
             ids = codes[-1].repeat(len(starts), 1, 1)
-        return torch.cat(codes, dim=1)
+        in_order = torch.cat(codes, dim=1)
+        return in_order if self.config.scan is None else in_order[:, torch.tensor(self.config.scan).argsort()]
 
     def _guidance(self, scale: float) -> list[float]:
         """Return how strong guidance is at each position; 1 is none."""
