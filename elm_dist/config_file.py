@@ -15,6 +15,8 @@ from elm_dist.config import Config, Section
 from elm_dist.config_rules import Problem, broken_rules
 from elm_dist.errors import ConfigError
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]
 
 # What to give in place of a value that pydantic refuses, by its name for the fault or by the first word of that name.
@@ -31,6 +33,7 @@ REMEDIES = {
     "literal_error": "{expected}",
     "multiple_of": "a multiple of {multiple_of}",
     "path": "a path",
+    "sides": "a whole number of at least 1, or two as in [256, 384], height first",
     "too_long": "a list of at most {max_length}",
     "too_short": "a list of at least {min_length}",
     "tuple": "a list, as in [1, 2]",
@@ -85,9 +88,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             tree = yaml.load(file, _StrictLoader)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file, see configs/"
-        raise ConfigError(f"{path}: no such configuration; {hint}") from None
+        raise ConfigError(f"{path}: no such configuration; {_what_there_is(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the path of a YAML file, see configs/") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python cannot hold
@@ -100,6 +101,19 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: `extends:` names one file, relative to this one, as in `extends: base/paper.yaml`")
     return _overlay(_read_tree(path.parent / parent, (*seen, path.resolve())), tree)
+
+
+def _what_there_is(path: Path) -> str:
+    """Return what to give in place of a path that leads nowhere: the file of the nearest name, or those beside it."""
+    beside, here = sorted(path.parent.glob("*.yaml")), Path.cwd()
+    ours = [*CONFIGS.glob("*.yaml"), *(CONFIGS / "experiments").rglob("*.yaml")]
+    files = {file.stem: file.relative_to(here) if file.is_relative_to(here) else file for file in ours}
+    files |= {file.stem: file for file in beside}
+    if near := difflib.get_close_matches(path.stem, files, n=1):
+        return f"did you mean {files[near[0]]}?"
+    if beside:
+        return f"there are {', '.join(file.name for file in beside)}; configs/README.md lists all of ours"
+    return "give the path of a YAML file; configs/README.md lists ours"
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -94,9 +94,24 @@ def test_a_missing_file_names_the_nearest_one() -> None:
         load_config(near)
 
 
+def test_a_missing_file_names_the_nearest_of_all_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "configs/experiments/table_12_vocabulary/elm_l_2-8.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"no such configuration; did you mean {DEMO.parents[1]}/{found}\?$"):
+        load_config(tmp_path / "elm_l_28.yaml")
+    monkeypatch.chdir(DEMO.parents[1])
+    with pytest.raises(ConfigError, match=rf"^configs/elm_l_2-8: no such configuration; did you mean {found}\?$"):
+        load_config("configs/elm_l_2-8")
+
+
 def test_a_missing_file_without_a_near_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such configuration; give the path of a YAML file, see configs/$"):
-        load_config(tmp_path / "demo.yaml")
+    message = r"no such configuration; give the path of a YAML file; configs/README\.md lists ours$"
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "qqq.yaml")
+    for name in ("one.yaml", "two.yaml"):
+        write(tmp_path / name, "{}")
+    with pytest.raises(ConfigError, match=r"; there are one\.yaml, two\.yaml; configs/README\.md lists all of ours$"):
+        load_config(tmp_path / "qqq.yaml")
 
 
 def test_a_missing_parent_is_named(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ class Preset(NamedTuple):
     """One file: the model that it is for, and what of `sampling:` it sets."""
 
     name: str
-    model: dict[str, int]
+    model: dict[str, int | str]
     sampling: dict[str, Any]
 
     def is_for(self, model: ModelConfig) -> bool:
-        return all(getattr(model, key) == value for key, value in self.model.items())
+        asked = {"modelling": "autoregressive"} | self.model
+        return all(getattr(model, key) == value for key, value in asked.items())
 
 
 def load_presets() -> dict[str, Preset]:

@@ -14,7 +14,7 @@ from elm_dist.sampling.presets import PRESETS, load_config_to_sample, load_prese
 CONFIGS = PRESETS.parent
 PRESET_NAMES = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
 
-# (cfg_scale, top_k) of table 15, all of them linear at temperature 1; the 2B is not in it.
+# (cfg_scale, top_k) of table 15, all of them linear at temperature 1; the 2B is not in it. Masked models have tau, too.
 TABLE_15 = {
     **dict.fromkeys(["elm_l_1-16", "elm_xl_1-16", "elm_xxl_1-16"], (3, 0)),
     "elm_l_2-8": (4, 0),
@@ -23,7 +23,9 @@ TABLE_15 = {
     **dict.fromkeys(["elm_xl_2-10", "elm_xxl_2-10"], (5, 0)),
     **dict.fromkeys(["elm_l_2-12", "elm_xl_2-12", "elm_xxl_2-12", "elm_2b_2-12"], (5, 2800)),
     **dict.fromkeys(["elm_xl_3-8", "elm_xxl_3-8", "elm_xxl_4-8"], (5, 180)),
+    **dict.fromkeys(["mlm_l_1-16", "mlm_xl_1-16", "mlm_xxl_1-16"], (3, 0)),
 }
+TABLE_15_TAU = {"mlm_l_1-16": 9, "mlm_xl_1-16": 5, "mlm_xxl_1-16": 5}
 
 
 def test_all_of_table_15_is_there() -> None:
@@ -39,6 +41,9 @@ def test_a_preset_is_what_its_name_and_the_table_say(name: str) -> None:
     assert name.endswith(f"_{preset.model['subtokens']}-{preset.model['subtoken_bits']}")
     model = ModelConfig(**preset.model, num_heads=preset.model["hidden_size"] // 64)
     assert sampling.top_k <= model.vocabulary
+    assert (model.modelling == "masked") == name.startswith("mlm_") == (name in TABLE_15_TAU)
+    if model.modelling == "masked":
+        assert (sampling.iterations, sampling.mask_temperature) == (10, TABLE_15_TAU[name])
     size = {"l": 0.3e9, "xl": 0.7e9, "xxl": 1.3e9, "2b": 1.9e9}[name.split("_")[1]]
     assert size < count_parameters(model, Grid(16, 16)) < 1.5 * size
     assert (PRESETS / f"{name}.yaml").read_text().startswith(f"# elm sample RUN --preset {name}\n")
@@ -56,6 +61,15 @@ def test_a_run_of_the_papers_model_gets_its_preset(tmp_path: Path, caplog: pytes
         config = load_config_to_sample(run, None, ["sampling.cfg_scale=2"])
     assert config.sampling == SamplingConfig(cfg_scale=2, top_k=2800)  # the command line comes last
     assert "sampling as preset elm_xxl_2-12 has it: " in caplog.text
+
+
+def test_a_masked_run_gets_the_preset_of_masked_models(tmp_path: Path) -> None:
+    tokens = ["tokenizer.code_bits=16", "model.subtokens=1", "model.subtoken_bits=16"]
+    masked = [*tokens, "model.modelling=masked", "sampling.cfg_scale=4", "sampling.top_k=0"]
+    run = run_of(load_config(CONFIGS / "elm_xl.yaml", masked), tmp_path)
+    assert load_config_to_sample(run, None, []).sampling == SamplingConfig(cfg_scale=3, mask_temperature=5)
+    plain = run_of(load_config(CONFIGS / "elm_xl.yaml", [*tokens, "sampling.cfg_scale=4"]), tmp_path)
+    assert load_config_to_sample(plain, None, []).sampling == SamplingConfig(cfg_scale=3)
 
 
 def test_a_run_with_sampling_of_its_own_keeps_it(tmp_path: Path) -> None:
