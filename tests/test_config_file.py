@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elm_dist.config import Config
+from elm_dist.config import Config, ModelConfig
 from elm_dist.config_file import SECTIONS, dump_config, load_config
 from elm_dist.errors import ConfigError
 
@@ -163,10 +163,9 @@ def test_problems_of_different_kinds_are_reported_in_one_go(tmp_path: Path) -> N
     path = write(tmp_path / "bad.yaml", text)
     assert problems(path, "schedule.micro_batch_size=24", "run.sede=1", "total_steps=5") == [
         "total_steps=5: an override has the form section.key=value, as in schedule.total_steps=100",
-        "run.sede: unknown key; did you mean seed? allowed: directory, seed",
+        "run.sede: unknown key; did you mean seed? allowed: directory, seed, init_from, init_weights",
         "model.num_heads: is missing; give it a value",
-        "model.num_head: unknown key; did you mean num_heads? allowed: num_layers, hidden_size, num_heads, subtokens, "
-        "subtoken_bits, num_classes, dropout",
+        "model.num_head: unknown key; did you mean num_heads? allowed: " + ", ".join(ModelConfig.model_fields),
         "parallel.precision: 'fp8' is not allowed; give 'fp32', 'bf16' or 'fp16'",
         "sampling.top_k: -1 is not allowed; give at least 0",
         "schedule.global_batch_size: 256 images are no multiple of micro_batch_size 24; choose a multiple of it",
@@ -229,7 +228,7 @@ def test_unknown_sections_are_listed_in_the_order_of_the_file(tmp_path: Path) ->
 
 def test_a_key_must_be_text(small: Path) -> None:
     path = write(small.parent / "top.yaml", "extends: small.yaml\nrun: {1: 2}")
-    assert problems(path) == ["run.1: unknown key; allowed: directory, seed"]
+    assert problems(path) == ["run.1: unknown key; allowed: directory, seed, init_from, init_weights"]
 
 
 @pytest.mark.parametrize("value", ["3", "[1]", "", "2024-01-01"])
