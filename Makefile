@@ -15,13 +15,16 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::FutureWarning
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-slurm lint clean
+.PHONY: help demo study test test-full test-slurm lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a small model on CIFAR-10 from images to samples, on this machine
 	$(BIN)/elm demo configs/demo.yaml
+
+study: $(READY) ## repeat the paper's comparisons with small models on CIFAR-10, half an hour on 2 quiet cores; it can be stopped
+	$(BIN)/elm study configs/study.yaml --out runs/study --page docs/study
 
 test: lint ## lint, and every test that takes less than a minute
 	$(TEST_ENVIRONMENT) $(BIN)/pytest $(WORKERS) -m "not slow and not slurm"

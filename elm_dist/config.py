@@ -1,7 +1,7 @@
 """The configuration of a run: every setting, its type and its default, which is the paper's.
 
 One `Config` describes a whole run: the tokenizer that makes codes from images, the shards of codes, the model, its
-schedule and its layout over processes. `config_rules.py` says what goes with what, `config_file.py` reads it from YAML.
+schedule and its layout over processes. `config_rules/` says what goes with what, `config_file.py` reads it from YAML.
 Knows nothing of torch.
 """
 

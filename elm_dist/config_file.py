@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from elm_dist.config import Config, Section
-from elm_dist.config_rules import Problem, broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
+from elm_dist.config_rules.registry import Problem
 from elm_dist.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -22,6 +22,7 @@ from elm_dist.analysis.run_loss import evaluate_run
 from elm_dist.api import Codes, Images, Run, load_run
 from elm_dist.checkpoint.model import load_model
 from elm_dist.checkpoint.store import Checkpoint
+from elm_dist.config import ImageSize
 from elm_dist.data.images import ImageFolder, centre_crop
 from elm_dist.data.loader import load_tokens
 from elm_dist.errors import CheckpointError, ConfigError, ElmError, ImageError
@@ -39,7 +40,7 @@ def run(trained: Path) -> Run:
 @pytest.fixture(scope="module")
 def photographs(trained: Path) -> tuple[Images, list[int]]:
     """The validation images of the run, in stored order, and their classes."""
-    folder = ImageFolder(trained.parent / "images", "validation", 32)
+    folder = ImageFolder(trained.parent / "images", "validation", ImageSize(32, 32))
     images, labels = zip(*(folder[index] for index in range(len(folder))), strict=True)
     return np.stack(images), list(labels)
 
@@ -85,7 +86,7 @@ def test_more_images_than_are_computed_at_once(run: Run) -> None:
 def test_images_are_encoded_as_training_images_are(run: Run, codes: Codes) -> None:
     assert (codes.shape, codes.dtype) == ((32, 4, 4, 2), np.int64)
     large = np.random.default_rng(0).integers(0, 256, (2, 80, 50, 3), dtype=np.uint8)
-    cropped = np.stack([np.asarray(centre_crop(Image.fromarray(image), 32)) for image in large])
+    cropped = np.stack([np.asarray(centre_crop(Image.fromarray(image), ImageSize(32, 32))) for image in large])
     assert np.array_equal(run.encode(large), run.encode(cropped))
     assert np.array_equal(run.encode([Image.fromarray(large[0]), cropped[1]]), run.encode(cropped))
 

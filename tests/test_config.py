@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elm_dist.config import ModelConfig, OptimizerConfig, ScheduleConfig, TokenizerConfig
+from elm_dist.config import ImageSize, ModelConfig, OptimizerConfig, ScheduleConfig, TokenizerConfig
 from elm_dist.config_file import load_config
-from elm_dist.config_rules import RULES
+from elm_dist.config_rules.every_rule import RULES
 from elm_dist.errors import ConfigError
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -34,8 +34,8 @@ BROKEN = {
     ),
     "_image_fits": (
         ["tokenizer.image_size=30"],
-        "tokenizer.image_size: 30 pixels are no multiple of the down-sampling 4 (patch_size x 2 per channel multiplier "
-        "after the first); choose a multiple of it",
+        "tokenizer.image_size: 30 x 30 pixels are no multiple of the down-sampling 4 (patch_size x 2 per channel "
+        "multiplier after the first); choose a multiple of it, as height and as width",
     ),
     "_codebook_fits": (
         ["tokenizer.kind=vqgan", "tokenizer.codebook_size=16384"],
@@ -44,8 +44,8 @@ BROKEN = {
     ),
     "_losses_fit": (
         ["tokenizer.image_size=16", "tokenizer_training.adversarial_weight=1"],
-        "tokenizer_training.adversarial_weight: images of 16 pixels are too small for one patch of the discriminator; "
-        "set tokenizer_training.adversarial_weight=0, or tokenizer.image_size to 24 or more",
+        "tokenizer_training.adversarial_weight: images of 16 x 16 pixels are too small for one patch of the "
+        "discriminator; set tokenizer_training.adversarial_weight=0, or tokenizer.image_size to 24 or more",
     ),
     "_batch_divides": (
         ["schedule.global_batch_size=65"],
@@ -170,13 +170,29 @@ def test_a_cosine_needs_no_norm() -> None:
     )
 
 
+def test_sub_tokens_in_sequence_are_several_and_drawn_code_by_code() -> None:
+    sequential = "model.subtoken_prediction=sequential"
+    load_config(DEMO, [sequential, "sampling.lookahead=4"])
+    assert refuse(sequential, "model.modelling=masked") == (
+        "model.subtoken_prediction: a masked model draws whole codes in every pass; set "
+        "model.subtoken_prediction=parallel, or model.modelling=autoregressive"
+    )
+    assert refuse(sequential, "model.subtokens=1", "model.subtoken_bits=16") == (
+        "model.subtoken_prediction: a lone sub-token has none before it in its position; set "
+        "model.subtoken_prediction=parallel, or model.subtokens to 2 or more"
+    )
+
+
 @pytest.mark.parametrize("setting", ["compile", "cuda_graphs"])
-@pytest.mark.parametrize("variant", ["conditioning=adaln", "attention=cosine", "qk_norm=true", "key_value_heads=1"])
+@pytest.mark.parametrize(
+    "variant",
+    ["conditioning=adaln", "attention=cosine", "qk_norm=true", "key_value_heads=1", "subtoken_prediction=sequential"],
+)
 def test_what_cannot_be_folded_is_not_compiled_for_sampling(setting: str, variant: str) -> None:
     load_config(DEMO, [f"sampling.{setting}=true"])
     assert refuse(f"sampling.{setting}=true", f"model.{variant}") == (
-        f"sampling.{setting}: this works for autoregressive models with rotary positions, dot products and a head of "
-        f"keys for each of queries, without adaln or qk_norm; set sampling.{setting}=false"
+        f"sampling.{setting}: this works for autoregressive models with rotary positions, dot products, a head of keys "
+        f"for each of queries and parallel sub-tokens, without adaln or qk_norm; set sampling.{setting}=false"
     )
 
 
@@ -184,7 +200,7 @@ def test_attention_needs_a_feature_map_of_its_size() -> None:
     multipliers = "tokenizer.channel_multipliers=[1, 1]"
     assert load_config(DEMO, [multipliers, "tokenizer.attention_resolutions=[8, 4]"])
     problem = refuse(multipliers, "tokenizer.attention_resolutions=[16]")
-    assert problem == "tokenizer.attention_resolutions: no feature map is 16 x 16; there are 8, 4"
+    assert problem == "tokenizer.attention_resolutions: no feature map has a shorter side of 16; there are 8, 4"
 
 
 def test_a_codebook_is_a_vqgans() -> None:
@@ -202,9 +218,9 @@ def test_a_codebook_is_a_vqgans() -> None:
 
 def test_vgg_needs_pixels() -> None:
     assert load_config(DEMO, ["tokenizer.image_size=16", "tokenizer_training.perceptual=lpips_vgg"])
-    assert refuse("tokenizer.image_size=8", "tokenizer_training.perceptual=lpips_vgg") == (
-        "tokenizer_training.perceptual: images of 8 pixels are too small for VGG16, which halves them four times; set "
-        "tokenizer_training.perceptual=none, or tokenizer.image_size to 16 or more"
+    assert refuse("tokenizer.image_size=[8, 32]", "tokenizer_training.perceptual=lpips_vgg") == (
+        "tokenizer_training.perceptual: images of 8 x 32 pixels are too small for VGG16, which halves them four times; "
+        "set tokenizer_training.perceptual=none, or tokenizer.image_size to 16 or more"
     )
 
 
@@ -266,14 +282,37 @@ def test_the_papers_tokenizer_makes_256_codes() -> None:
     assert (tokenizer.downsampling, tokenizer.grid, tokenizer.positions) == (16, (16, 16), 256)
 
 
-@given(patch=st.integers(1, 8), levels=st.integers(1, 5), grid=st.integers(1, 40))
-def test_grid_times_downsampling_is_the_image(patch: int, levels: int, grid: int) -> None:
-    size = grid * patch * 2 ** (levels - 1)
-    multipliers = (1,) * levels
+@given(patch=st.integers(1, 8), levels=st.integers(1, 5), rows=st.integers(1, 40), columns=st.integers(1, 40))
+def test_grid_times_downsampling_is_the_image(patch: int, levels: int, rows: int, columns: int) -> None:
+    cell = patch * 2 ** (levels - 1)
+    size, multipliers = ImageSize(rows * cell, columns * cell), (1,) * levels
     tokenizer = TokenizerConfig(directory=Path("t"), patch_size=patch, image_size=size, channel_multipliers=multipliers)
-    assert tokenizer.grid == (grid, grid)
-    assert tokenizer.downsampling * grid == size
-    assert tokenizer.positions == grid**2
+    assert tokenizer.downsampling == cell
+    assert tokenizer.grid == tokenizer.feature_maps[-1] == (rows, columns)
+    assert tokenizer.feature_maps[0] == (size.height // patch, size.width // patch)
+    assert tokenizer.positions == rows * columns
+
+
+def test_a_square_image_is_written_as_one_number() -> None:
+    for text, size in (("32", (32, 32)), ("[32, 48]", (32, 48)), ("[32, 32]", (32, 32))):
+        tokenizer = load_config(DEMO, [f"tokenizer.image_size={text}"]).tokenizer
+        assert tokenizer.image_size == size
+        assert tokenizer.model_dump(mode="json")["image_size"] == (32 if size == (32, 32) else list(size))
+
+
+@pytest.mark.parametrize("value", ["0", "[32, 0]", "[32]", "[32, 48, 3]", "32.5", "true", "wide"])
+def test_an_image_has_one_side_or_two(value: str) -> None:
+    assert refuse(f"tokenizer.image_size={value}").endswith(
+        " is not allowed; give a whole number of at least 1, or two as in [256, 384], height first"
+    )
+
+
+def test_attention_goes_by_the_shorter_side_of_a_map() -> None:
+    shape = ["tokenizer.image_size=[32, 48]", "tokenizer.patch_size=1", "tokenizer.channel_multipliers=[1, 1, 2]"]
+    assert load_config(DEMO, [*shape, "tokenizer.attention_resolutions=[8, 16]"])
+    assert refuse(*shape, "tokenizer.attention_resolutions=[12]") == (
+        "tokenizer.attention_resolutions: no feature map has a shorter side of 12; there are 32, 16, 8"
+    )
 
 
 def test_defaults_are_the_papers() -> None:

@@ -22,6 +22,8 @@ PUBLISHED = {
     "elm_xxl": 1_390_525_440,
     "elm_2b": 1_909_458_432,
     "elm_3.9b": 3_864_192_000,
+    "elm_l_512": 312_502_272,
+    "elm_xl_512": 757_004_800,
 }
 
 
@@ -98,7 +100,9 @@ def test_it_divides_over_its_hardware(path: Path) -> None:
     if layout.stages > 1:
         assert layout.replicas % 8 == 0, "a stage fills whole nodes, so that its gradients stay inside"
     else:
-        assert layout.accumulation == 1
+        said = re.search(r"# (\d+) GPUs x (\d+)(?: x (\d+))? = 256: ", path.read_text())
+        assert said
+        assert [int(count or 1) for count in said.groups()] == [gpus, layout.micro_batch_size, layout.accumulation]
 
 
 def test_the_bubbles_are_the_ones_promised() -> None:
@@ -116,12 +120,34 @@ def test_the_bubbles_are_the_ones_promised() -> None:
 def test_its_names_agree(path: Path) -> None:
     config = load_config(path)
     assert config.run.directory == Path("runs") / path.stem
-    assert config.tokenizer.directory.name == f"bae_{config.tokenizer.code_bits}"
-    assert config.data.shards.name == f"imagenet256_bae{config.tokenizer.code_bits}"
+    bits, side = config.tokenizer.code_bits, config.tokenizer.image_size.height
+    assert config.tokenizer.directory.name == f"bae_{bits}" + ("" if side == 256 else f"_{side}")
+    assert config.data.shards.name == f"imagenet{side}_bae{bits}"
+    assert f"{side} x {side}" in header(path)
     codes = f"{config.model.subtokens}-{config.model.subtoken_bits} codes"
     assert codes in header(path)
 
 
+@pytest.mark.parametrize("name", ["elm_l_512", "elm_xl_512"])
+def test_a_larger_image_is_fine_tuned_from_the_run_of_the_same_model(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert config.tokenizer.grid == (32, 32)
+    assert config.schedule.total_steps * config.schedule.global_batch_size // 1_281_167 == 49  # the paper: 50 epochs
+    recipes = (load_config(path) for path in (ROOT / "configs" / "experiments").rglob("*.yaml"))
+    (start,) = [recipe for recipe in recipes if recipe.run.directory == config.run.init_from]
+    assert start.model == config.model
+    tokenizers = [
+        recipe.tokenizer.model_copy(update={"directory": Path(), "image_size": None, "attention_resolutions": ()})
+        for recipe in (start, config)
+    ]
+    assert tokenizers[0] == tokenizers[1]
+    attended = [
+        [min(size) in recipe.tokenizer.attention_resolutions for size in recipe.tokenizer.feature_maps]
+        for recipe in (start, config)
+    ]
+    assert attended[0] == attended[1]  # so that the tokenizer of the one has the weights of the other
+
+
 def test_all_sizes_are_there() -> None:
-    names = {"elm_b", "elm_l", "elm_xl", "elm_xxl", "elm_2b", "elm_3.9b", "elm_7b"}
+    names = {"elm_b", "elm_l", "elm_xl", "elm_xxl", "elm_2b", "elm_3.9b", "elm_7b", "elm_l_512", "elm_xl_512"}
     assert {path.stem for path in CONFIGS} >= names | {"demo"}

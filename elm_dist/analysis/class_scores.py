@@ -127,9 +127,7 @@ def evaluate_classes(
 
 def _open(samples: Path, images: Path) -> _Subject:
     pictures = open_pictures(samples)
-    if pictures.size.height != pictures.size.width:
-        raise EvaluationError(f"{samples}: its images are {pictures.size} pixels; bring them to squares, as --images")
-    train, held_out = open_real_images(images, pictures.size.height)
+    train, held_out = open_real_images(images, pictures.size)
     labels = read_labels(pictures, train.names, images)
     counts = np.minimum(*(np.bincount(some, minlength=len(train.names)) for some in (labels, held_out.labels)))
     if counts.sum() < FEWEST_IMAGES:
@@ -142,10 +140,10 @@ def _open(samples: Path, images: Path) -> _Subject:
 
 def _load_tokenizer(path: Path, pictures: PictureSet, device: torch.device) -> Tokenizer:
     tokenizer = load_tokenizer(path, device)
-    if (side := tokenizer.config.image_size) != pictures.size.height:
+    if (size := tokenizer.config.image_size) != pictures.size:
         raise EvaluationError(
-            f"{path}: this tokenizer is for {side} x {side} pixels, the samples have {pictures.size}; give the one "
-            "that they were drawn with"
+            f"{path}: this tokenizer is for {size} pixels, the samples have {pictures.size}; give the one that they "
+            "were drawn with"
         )
     return tokenizer
 
@@ -196,7 +194,7 @@ def _reconstruct(
 
 
 def _as_tensor(batch: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return images (batch, S, S, 3) of files as (batch, 3, S, S) in [0, 1]."""
+    """Return images (batch, height, width, 3) of files as (batch, 3, height, width) in [0, 1]."""
     return torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from elm_dist.config import ImageSize
 from elm_dist.data.images import SUFFIXES, centre_crop, read_image
 from elm_dist.errors import EvaluationError
 
@@ -26,14 +27,6 @@ ARRAY, CLASSES = "arr_0.npy", "arr_1"
 DECODERS = 8  # threads: Pillow lets go of the interpreter while it decodes
 AHEAD = 2  # batches that are decoded while one is measured
 FEWEST_IMAGES = 4  # a sphere reaches from one to its third neighbour
-
-
-class ImageSize(NamedTuple):
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.height} x {self.width}"
 
 
 class PictureSet(Protocol):
@@ -109,7 +102,7 @@ class FolderPictures:
         files = (file for file in path.glob(pattern) if file.suffix.lower() in SUFFIXES)
         shown = (file for file in files if not file.name.startswith("."))
         self._files = sorted(shown, key=lambda file: (file.name, file.parent))
-        self._crops = size is not None and size.height == size.width
+        self._crops = size is not None
         self.size = size or self._first_size()
 
     def __len__(self) -> int:
@@ -143,8 +136,8 @@ class FolderPictures:
     def _load(self, file: Path) -> NDArray[np.uint8]:
         image = read_image(str(file), file)
         found = ImageSize(image.height, image.width)
-        if self._crops and min(found) >= self.size.height:
-            image = centre_crop(image, self.size.height)
+        if self._crops and found.height >= self.size.height and found.width >= self.size.width:
+            image = centre_crop(image, self.size)
         elif found != self.size:
             raise EvaluationError(f"{file}: this image is {found} pixels, not {self.size}; bring all to one size")
         return np.asarray(image)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elm_dist.analysis.picture_sets import DECODERS
+from elm_dist.config import ImageSize
 from elm_dist.data.images import centre_crop
 from elm_dist.data.samples import ImageSet, Samples, list_samples
 
@@ -16,7 +17,7 @@ from elm_dist.data.samples import ImageSet, Samples, list_samples
 class LabelledImages(NamedTuple):
     """Images that come in batches, and the class of each."""
 
-    batches: Iterator[NDArray[np.uint8]]  # (batch, S, S, 3)
+    batches: Iterator[NDArray[np.uint8]]  # (batch, height, width, 3)
     labels: NDArray[np.int64]  # of all batches
 
 
@@ -34,7 +35,7 @@ class RealImages:
         return LabelledImages(read_batches(self._images, self._indices[chosen], batch_size), self.labels[chosen])
 
 
-def open_real_images(root: Path, image_size: int) -> tuple[RealImages, RealImages]:
+def open_real_images(root: Path, image_size: ImageSize) -> tuple[RealImages, RealImages]:
     """Return training and held-out images as `elm tokenize` has them; raises ImageError for other folders.
 
     Without a validation split that is a share of the training images, and the same with its default seed.
@@ -44,7 +45,7 @@ def open_real_images(root: Path, image_size: int) -> tuple[RealImages, RealImage
 
 
 def read_batches(images: ImageSet, chosen: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images with the numbers `chosen`, cropped to the size of `images`, as (batch, S, S, 3) RGB.
+    """Yield the images with the numbers `chosen`, cropped to the size of `images`, as (batch, height, width, 3) RGB.
 
     Raises ImageError for one that cannot be read.
     """

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from elm_dist.analysis.picture_sets import ImageSize, NpzPictures, PictureSet, open_pictures
+from elm_dist.analysis.picture_sets import NpzPictures, PictureSet, open_pictures
+from elm_dist.config import ImageSize
 from elm_dist.errors import EvaluationError
 from elm_dist.evaluation.features import FeatureExtractor
 from elm_dist.evaluation.image_statistics import ImageStatistics, measure_images

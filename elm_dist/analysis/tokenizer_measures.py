@@ -19,7 +19,7 @@ SHOWN = 8  # images that are shown, evenly spread, and as many of those that cam
 
 
 class Example(NamedTuple):
-    image: NDArray[np.uint8]  # (S, S, 3)
+    image: NDArray[np.uint8]  # (H, W, 3)
     reconstruction: NDArray[np.uint8]
     psnr_db: float
 
@@ -44,7 +44,7 @@ class TokenizerMeasures:
 def measure_tokenizer(
     tokenizer: Tokenizer, batches: Iterable[Tensor], count: int, features: FeatureExtractor | None
 ) -> TokenizerMeasures:
-    """Measure `tokenizer` on `count` images in batches (batch, 3, S, S) in [0, 1], which lie on its device.
+    """Measure `tokenizer` on `count` images in batches (batch, 3, H, W) in [0, 1], which lie on its device.
 
     Reconstructions are rounded to the 256 levels of an image file, as those that published scores are of.
     """
@@ -96,5 +96,5 @@ class _FrechetMeter:
 
 
 def _levels(images: Tensor) -> NDArray[np.uint8]:
-    """Return images (batch, 3, S, S) in [0, 1] as those of a file, (batch, S, S, 3)."""
+    """Return images (batch, 3, H, W) in [0, 1] as those of a file, (batch, H, W, 3)."""
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -157,7 +157,7 @@ def _check_out(out: Path) -> None:
 def _load_batches(
     images: ImageSet, chosen: NDArray[np.int64], batch_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield the chosen images, cropped to the size of `images`, as (batch, 3, S, S) in [0, 1] on `device`."""
+    """Yield the chosen images, cropped to the size of `images`, as (batch, 3, H, W) in [0, 1] on `device`."""
 
     for batch in read_batches(images, chosen, batch_size):
         yield torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).contiguous().float() / 255

@@ -22,7 +22,7 @@ from elm_dist.checkpoint.store import CheckpointStore
 from elm_dist.checkpoint.tokenizer import describe_odd_tensors, load_tokenizer_config
 from elm_dist.config import Config, DataConfig, ModelConfig, MonitoringConfig, RunConfig, TokenizerConfig
 from elm_dist.config_file import dump_config
-from elm_dist.config_rules import broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
 from elm_dist.errors import CheckpointError
 from elm_dist.files import replace_text
 from elm_dist.model.cost import count_parameters

@@ -12,7 +12,7 @@ from elm_dist.checkpoint.layouts import LAYOUTS, Layout, Tensors
 from elm_dist.checkpoint.published import Published
 from elm_dist.checkpoint.tokenizer import describe_odd_tensors, has_tokenizer, save_tokenizer
 from elm_dist.config import TokenizerConfig
-from elm_dist.config_rules import broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
 from elm_dist.errors import TokenizerError
 from elm_dist.tokenizers.build import build_tokenizer
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from elm_dist.checkpoint.stream import DTYPES
 from elm_dist.checkpoint.tokenizer import CONFIG_FILE, WEIGHTS_FILE, describe_odd_tensors
 from elm_dist.config import ModelConfig, TokenizerConfig
-from elm_dist.config_rules import broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
 from elm_dist.errors import CheckpointError
 from elm_dist.model.elm import ELM, layer_specs
 

@@ -175,7 +175,7 @@ def _load_ahead(samples: Samples, batch_size: int) -> Iterator[tuple[int, Loaded
 
 
 def _encode(tokenizer: Tokenizer, images: NDArray[np.uint8], payload: Payload) -> NDArray[np.uint8]:
-    """Return what is stored, (batch, sample_bytes), of images (batch, S, S, 3)."""
+    """Return what is stored, (batch, sample_bytes), of images (batch, height, width, 3)."""
     pixels = torch.from_numpy(images).to(next(tokenizer.parameters()).device)
     pixels = pixels.permute(0, 3, 1, 2).contiguous().float() / 255
     if payload == "bits":

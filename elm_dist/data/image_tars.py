@@ -15,6 +15,7 @@ from typing import IO
 
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.data.images import SPLITS, SUFFIXES, read_image
 from elm_dist.errors import ImageError
 
@@ -29,7 +30,7 @@ class ImageTars:
     Raises ImageError for shards that are not of the form above.
     """
 
-    def __init__(self, root: Path, split: str, image_size: int) -> None:
+    def __init__(self, root: Path, split: str, image_size: ImageSize) -> None:
         self.image_size = image_size
         self._tars = find_tars(root, split)
         self._keys: list[str] = []

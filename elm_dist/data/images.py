@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -24,12 +25,12 @@ SPLITS = {"train": ("train",), "validation": ("validation", "val")}
 
 
 class ImageFolder:
-    """The images of one split, centre-cropped to `image_size` pixels per side, in a fixed order.
+    """The images of one split, centre-cropped to `image_size`, in a fixed order.
 
     `names[label]` is the name of a class. Raises ImageError for folders that do not have the form above.
     """
 
-    def __init__(self, root: Path, split: str, image_size: int) -> None:
+    def __init__(self, root: Path, split: str, image_size: ImageSize) -> None:
         self.image_size, self._root = image_size, root
         self.names = _class_names(_split_directory(root, "train"))
         directory = _split_directory(root, split)
@@ -50,7 +51,7 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the image, (image_size, image_size, 3) RGB, and its label; raises ImageError if it is unreadable."""
+        """Return the image, (height, width, 3) RGB, and its label; raises ImageError if it is unreadable."""
         return load_image(Path(self._paths[index]), self.image_size), self._labels[index]
 
     def name(self, index: int) -> str:
@@ -69,8 +70,8 @@ def has_split(root: Path, split: str) -> bool:
     return any((root / name).is_dir() for name in SPLITS[split])
 
 
-def load_image(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """Return the image's centre, (image_size, image_size, 3) RGB; raises ImageError naming the file."""
+def load_image(path: Path, image_size: ImageSize) -> NDArray[np.uint8]:
+    """Return the image's centre, (height, width, 3) RGB; raises ImageError naming the file."""
     return np.asarray(centre_crop(read_image(str(path), path), image_size))
 
 
@@ -83,22 +84,24 @@ def read_image(name: str, source: str | Path | IO[bytes]) -> Image.Image:
         raise ImageError(f"{name}: this image cannot be read ({error}); replace or remove the file") from None
 
 
-def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
-    """Return the central square of `image`, scaled to `image_size` pixels per side.
+def centre_crop(image: Image.Image, image_size: ImageSize) -> Image.Image:
+    """Return the largest part of `image` about its centre that has the shape of `image_size`, scaled to that size.
 
-    The scores of published models rest on this very recipe (Dhariwal & Nichol 2021, "ADM"): halve by box filters while
-    that leaves enough, then scale the short side by a bicubic filter, then crop.
+    The scores of published models rest on this very recipe (Dhariwal & Nichol 2021, "ADM"), here for any two sides:
+    halve by box filters while that leaves enough, then scale by a bicubic filter until one side fits, then crop the
+    other.
     """
-    while min(image.size) >= 2 * image_size:
+    height, width = image_size
+    while image.height >= 2 * height and image.width >= 2 * width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = image_size / min(image.size)
+    scale = max(height / image.height, width / image.width)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
-    return image.crop((left, top, left + image_size, top + image_size))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
-def crop_view(image: Image.Image, image_size: int, view: int) -> NDArray[np.uint8]:
-    """Return one view of an image, (image_size, image_size, 3); `VIEWS` has their numbers.
+def crop_view(image: Image.Image, image_size: ImageSize, view: int) -> NDArray[np.uint8]:
+    """Return one view of an image, (height, width, 3); `VIEWS` has their numbers.
 
     0 is the centre, 1 its mirror image. 2 to 11 are the ten crops that LlamaGen trains on: the image is scaled and
     cropped to a tenth more pixels per side; its four corners and its centre are taken, and those of its mirror image.
@@ -106,13 +109,14 @@ def crop_view(image: Image.Image, image_size: int, view: int) -> NDArray[np.uint
     if view < TEN_CROP:
         pixels = np.asarray(centre_crop(image, image_size))
         return pixels[:, ::-1] if view == 1 else pixels
-    large = int(image_size * TEN_CROP_RANGE)
-    pixels, rest = np.asarray(centre_crop(image, large)), large - image_size
+    height, width = image_size
+    large = ImageSize(int(height * TEN_CROP_RANGE), int(width * TEN_CROP_RANGE))
+    pixels, down, right = np.asarray(centre_crop(image, large)), large.height - height, large.width - width
     if view - TEN_CROP >= 5:
         pixels = pixels[:, ::-1]
-    middle = round(rest / 2)
-    top, left = ((0, 0), (0, rest), (rest, 0), (rest, rest), (middle, middle))[(view - TEN_CROP) % 5]
-    return pixels[top : top + image_size, left : left + image_size]
+    corners = (0, 0), (0, right), (down, 0), (down, right)
+    top, left = (*corners, (round(down / 2), round(right / 2)))[(view - TEN_CROP) % 5]
+    return pixels[top : top + height, left : left + width]
 
 
 def _split_directory(root: Path, split: str) -> Path:

@@ -32,7 +32,7 @@ class ShardReport:
         m = self.manifest
         return (
             f"{self.directory}: {m.grid} codes of {m.code_bits} bits, {m.sample_bytes} bytes of {m.payload} "
-            f"a sample, from images of {m.image_size} x {m.image_size}\ntokenizer   {m.tokenizer_fingerprint}"
+            f"a sample, from images of {m.image_size} pixels\ntokenizer   {m.tokenizer_fingerprint}"
         )
 
     def _splits(self) -> list[str]:

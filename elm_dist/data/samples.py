@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.data.image_tars import ImageTars, find_tars
 from elm_dist.data.images import VIEWS, ImageFolder, crop_view, has_split
 from elm_dist.data.shards import Split, Views
@@ -23,7 +24,7 @@ HELD_OUT = 0.02  # share of the training images that is the validation split whe
 class ImageSet(Protocol):
     """The images of one split, from wherever they come."""
 
-    image_size: int
+    image_size: ImageSize
     names: list[str]  # of the classes
 
     def __len__(self) -> int: ...
@@ -36,7 +37,7 @@ class ImageSet(Protocol):
 
 
 class LoadedSamples(NamedTuple):
-    images: NDArray[np.uint8]  # (readable samples, S, S, 3)
+    images: NDArray[np.uint8]  # (readable samples, height, width, 3)
     labels: NDArray[np.uint16]  # (readable samples,)
     broken: set[str]  # names of images that cannot be read
 
@@ -57,7 +58,7 @@ class Samples(NamedTuple):
     def load(self) -> LoadedSamples:
         """Read the images, and name and log those that cannot be read."""
         size = self.images.image_size
-        pixels, labels, broken = [np.empty((0, size, size, 3), np.uint8)], [], set()
+        pixels, labels, broken = [np.empty((0, *size, 3), np.uint8)], [], set()
         for index, view in zip(self.indices.tolist(), self.views.tolist(), strict=True):
             try:
                 pixels.append(crop_view(self.images.open(index), size, view)[None])
@@ -83,7 +84,7 @@ class Samples(NamedTuple):
         return True
 
 
-def list_samples(root: Path, image_size: int, seed: int, *, flip: bool, views: Views) -> dict[Split, Samples]:
+def list_samples(root: Path, image_size: ImageSize, seed: int, *, flip: bool, views: Views) -> dict[Split, Samples]:
     """Return the shuffled samples of both splits; each training image gives one for each of its views.
 
     With `flip`, that is the centre and its mirror image; with the views "ten-crop", the ten crops of LlamaGen. Raises
@@ -112,7 +113,7 @@ def list_samples(root: Path, image_size: int, seed: int, *, flip: bool, views: V
     }
 
 
-def open_images(root: Path, split: Split, image_size: int) -> ImageSet:
+def open_images(root: Path, split: Split, image_size: ImageSize) -> ImageSet:
     """Return the images of one split from shards, where there are any, or class folders; raises ImageError."""
     if find_tars(root, split):
         return ImageTars(root, split, image_size)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elm_dist.codes.subtokens import CodeShape
-from elm_dist.config import Grid, Sides
+from elm_dist.config import Grid, ImageSize, Sides
 from elm_dist.errors import ShardError
 from elm_dist.files import sha256
 
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
     payload: Annotated[Payload, Field(exclude_if=lambda payload: payload == "bits")] = "bits"  # of a stored sample
     code_bits: Annotated[int, Field(ge=1, le=64)]
     grid: Annotated[Grid, *Sides]
-    image_size: Count  # pixels per side
+    image_size: Annotated[ImageSize, *Sides]
     record_rows: Count  # samples per entry of a tar; the last of each tar may hold fewer
     classes: tuple[str, ...]  # names; a label is an index into them
     seed: int  # of the shuffle at write time

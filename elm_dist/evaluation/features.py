@@ -57,7 +57,7 @@ class FeatureExtractor:
         }
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (batch, dimension), fp32, of images (batch, 3, S, S) in [0, 1] on the net's device."""
+        """Return the features (batch, dimension), fp32, of images (batch, 3, H, W) in [0, 1] on the net's device."""
         return self.all_features(images).pooled
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class FeatureExtractor:
 
 
 class MobileNetScaling(nn.Module):
-    """Scales pixels (batch, 3, S, S) in [0, 1] as MobileNetV2 wants them.
+    """Scales pixels (batch, 3, height, width) in [0, 1] to a square, as MobileNetV2 wants them.
 
     Small images are enlarged no more than four times: beyond that there is nothing more to see, only to compute.
     """
@@ -87,7 +87,7 @@ class MobileNetScaling(nn.Module):
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        size = min(4 * images.shape[-1], MOBILENET_INPUT)
+        size = min(4 * min(images.shape[-2:]), MOBILENET_INPUT)
         scaled = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
         return (scaled - self.mean) / self.deviation
 

@@ -21,16 +21,16 @@ class ReconstructionScore:
 
 
 def compute_mean_image(batches: Iterable[Tensor]) -> Tensor:
-    """Return the mean (3, S, S) of batches of images (batch, 3, S, S)."""
+    """Return the mean (3, H, W) of batches of images (batch, 3, H, W)."""
     sums = [(images.sum(dim=0, dtype=torch.float64), len(images)) for images in batches]
     return (torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)).float()
 
 
 @torch.no_grad()
 def measure_reconstruction(tokenizer: Tokenizer, batches: Iterable[Tensor], mean_image: Tensor) -> ReconstructionScore:
-    """Measure `tokenizer` on batches of images (batch, 3, S, S) in [0, 1], which lie on its device.
+    """Measure `tokenizer` on batches of images (batch, 3, H, W) in [0, 1], which lie on its device.
 
-    `mean_image` (3, S, S) is that of the training images: a tokenizer whose `mean_image_ratio` is near 1 has learned
+    `mean_image` (3, H, W) is that of the training images: a tokenizer whose `mean_image_ratio` is near 1 has learned
     nothing but their average.
     """
     errors, mean_errors = [], []
@@ -47,12 +47,12 @@ def measure_reconstruction(tokenizer: Tokenizer, batches: Iterable[Tensor], mean
 
 
 def measure_psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Return each image's peak signal-to-noise ratio in dB, (batch,), for images (batch, 3, S, S) in [0, 1]."""
+    """Return each image's peak signal-to-noise ratio in dB, (batch,), for images (batch, 3, H, W) in [0, 1]."""
     return _decibels(_squared_errors(reconstruction, images))
 
 
 def measure_ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Return each image's structural similarity, (batch,), 1 for equal images (batch, 3, S, S) in [0, 1].
+    """Return each image's structural similarity, (batch,), 1 for equal images (batch, 3, H, W) in [0, 1].
 
     As in Wang et al. 2004: a Gaussian window of 11 x 11 pixels, sigma 1.5, wherever all of it lies in the image;
     averaged over these places and the channels.

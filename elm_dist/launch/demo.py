@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import elm_dist
-from elm_dist.config import Config
+from elm_dist.config import Config, ImageSize
 from elm_dist.config_file import load_config
 from elm_dist.data.cifar10 import prepare_cifar10
 from elm_dist.data.images import ImageFolder
@@ -168,7 +168,7 @@ def _count_gpus(config: Config) -> int:
 
 def _fit_images(images: Path) -> list[str]:
     """Return the overrides for a user's own images and however many classes they have."""
-    classes = len(ImageFolder(images, "train", 1).names)
+    classes = len(ImageFolder(images, "train", ImageSize(1, 1)).names)
     return [
         f"tokenizer_training.images={images}",
         f"model.num_classes={classes}",

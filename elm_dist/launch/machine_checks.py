@@ -135,7 +135,9 @@ def _check_disk(config: Config) -> Iterator[Finding]:
     folder = config.run.directory
     while not folder.is_dir():
         folder = folder.parent
-    needed = count_parameters(config.model, config.tokenizer.grid) * BYTES_PER_PARAMETER * (config.checkpoint.keep_last + 1)
+    needed = (
+        count_parameters(config.model, config.tokenizer.grid) * BYTES_PER_PARAMETER * (config.checkpoint.keep_last + 1)
+    )
     free = shutil.disk_usage(folder).free
     try:
         write, read = _probe(folder)

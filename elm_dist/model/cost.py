@@ -21,6 +21,8 @@ def layer_parameters(model: ModelConfig, grid: Grid) -> list[int]:
     vectors = 2 * h + (2 * model.head_size if model.qk_norm else 0)
     vectors += model.num_heads if model.attention == "cosine" else 0
     head = m * vocabulary * h if not is_masked else h * h + 3 * h + m * (vocabulary + 1)
+    if model.subtoken_prediction == "sequential":
+        head += (m - 1) * vocabulary * h + h + 3 * h * h  # tables, their norm, SwiGLU
     return [embedding, *[_block_matrices(model) + vectors] * model.num_layers, h + head]
 
 
@@ -42,6 +44,8 @@ def layer_forward_flops(model: ModelConfig, grid: Grid) -> list[int]:
     embedding = 2 * (length - 1) * m * h * h if m > 1 else 0  # the last code is no input where it is only predicted
     block = 2 * length * (_block_matrices(model) - adaptive) + 2 * adaptive + 4 * length**2 * h
     head = 2 * positions * (m * model.vocabulary * h + (h * h if is_masked else 0))
+    if model.subtoken_prediction == "sequential":
+        head += 2 * positions * m * 3 * h * h
     return [embedding, *[block] * model.num_layers, head]
 
 

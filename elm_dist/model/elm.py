@@ -17,12 +17,16 @@ from elm_dist.config import Grid, ModelConfig
 from elm_dist.model.attention import KeyValueCache
 from elm_dist.model.block import Block
 from elm_dist.model.embedding import Embedding, MaskedEmbedding
-from elm_dist.model.head import Head, MaskedHead
+from elm_dist.model.head import CodeHead, Head, MaskedHead, SequentialHead
 from elm_dist.model.kernels import PLAIN, Kernels
 from elm_dist.model.rotary import sequence_length
 from elm_dist.randomness import derive_seed
 
-ENDS = {"autoregressive": (Embedding, Head), "masked": (MaskedEmbedding, MaskedHead)}  # first and last layer
+ENDS = {  # first and last layer
+    ("autoregressive", "parallel"): (Embedding, Head),
+    ("autoregressive", "sequential"): (Embedding, SequentialHead),
+    ("masked", "parallel"): (MaskedEmbedding, MaskedHead),
+}
 # Vectors, which do not decay; all others are matrices.
 VECTOR = re.compile(r"norm\.(weight|bias)|\.bias|\.biases\.\d+|\.scale")
 
@@ -60,7 +64,7 @@ def layer_specs(
     shape = code_shape(model, grid)
     every = checkpoint_every_blocks
     common = {"model": model, "kernels": kernels}
-    embedding, head = ENDS[model.modelling]
+    embedding, head = ENDS[model.modelling, model.subtoken_prediction]
     length = sequence_length(model, grid)
     return [
         LayerSpec("embedding", embedding, {"model": model, "code_shape": shape, "length": length}),
@@ -82,6 +86,11 @@ class ELM(nn.Sequential):
     def __init__(self, specs: Sequence[LayerSpec]) -> None:
         super().__init__(OrderedDict((spec.name, spec.build()) for spec in specs))
         share_tables(self)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        head = self[-1]
+        assert isinstance(head, CodeHead)
+        return head.logits_of(super().forward(batch), batch[0])
 
 
 def share_tables(layers: Iterable[nn.Module]) -> None:
@@ -114,8 +123,18 @@ def is_vector(name: str) -> bool:
     return VECTOR.search(name) is not None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The sub-tokens (rows, outputs, number) that are drawn so far where the call before gave logits."""
+
+    subtokens: Tensor
+
+
 class DecoderStep(Protocol):
-    """Gives the logits (rows, outputs, subtokens, vocabulary) at the last `outputs` positions of `x`.
+    """Gives the logits (rows, outputs, n, vocabulary) at the last `outputs` positions of `x`.
+
+    They are those of all sub-tokens or, where these are predicted one after the other, of the first alone. Each of the
+    others takes a call with `Drawn` for `x`, and the same position, row and outputs.
 
     `x` is labels (rows,) at position 0, or sub-tokens (rows, length, subtokens) for the positions from `position` on.
     Its rows are those of the batch from `row` on, and the positions of each row come in order; those that come again
@@ -139,6 +158,7 @@ class Decoder:
         self.layers = list(layers)
         self.batch = batch
         self.caches: dict[int, KeyValueCache] = {}
+        self.told: Tensor  # what the head told last
         self.is_adaptive = any(isinstance(layer, Block) and layer.adaln for layer in self.layers)
 
     def length(self, x: Any, position: int) -> int:
@@ -146,19 +166,29 @@ class Decoder:
         return x.shape[1] if position else 1 + self.is_adaptive
 
     @torch.inference_mode()
-    def step(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+    def step(self, x: Any, position: int, row: int = 0, outputs: int = 1) -> Tensor:
         """Return the logits at the last `outputs` positions, or the stream at all of them where the head is elsewhere.
 
-        Many positions at once (a prefill) cost one pass and leave the cache as so many steps would.
+        Many positions at once (a prefill) cost one pass and leave the cache as so many steps would. What is `Drawn` is
+        for the head alone.
         """
+        if isinstance(x, Drawn):
+            return self._head.next_logits(self.told, x.subtokens.unbind(dim=2))
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Embedding):
                 x = layer.start(x) if position == 0 else layer.go_on(x, position)
             elif isinstance(layer, Block):
                 x = layer.step(x, position, self._cache(index, layer, x).rows(row, len(x)))
             else:
-                x = layer(x[:, -outputs:])
+                self.told = layer(x[:, -outputs:])
+                x = self._head.next_logits(self.told)
         return x
+
+    @property
+    def _head(self) -> CodeHead:
+        head = self.layers[-1]
+        assert isinstance(head, CodeHead)
+        return head
 
     def _cache(self, index: int, block: Block, x: Tensor) -> KeyValueCache:
         if index not in self.caches:

@@ -5,6 +5,7 @@ passes of 1F1B and DualPipeV. `zero_bubble_engine.py` orders those of ZB-V.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import tee
 from typing import Any
 
 import deepspeed
@@ -14,7 +15,7 @@ from deepspeed.runtime.pipe import schedule as instructions
 from torch import Tensor, nn
 
 from elm_dist.config import Config
-from elm_dist.model.elm import DECODERS, DecoderStep, LayerSpec, initialize, stream_length
+from elm_dist.model.elm import DECODERS, DecoderStep, Drawn, LayerSpec, initialize, stream_length
 from elm_dist.model.loss import CodeLoss
 from elm_dist.monitoring.stopwatch import Stopwatch
 from elm_dist.parallel.deepspeed_config import derive_deepspeed_config
@@ -70,31 +71,41 @@ class PipelineEngine(Engine):
 
     def build_decoder(self, batch: int) -> DecoderStep:
         self.stage.eval()
-        layout, shape = self.layout, self.shape
+        layout, model = self.layout, self.model_config
         self.tables.refresh()
-        kind = DECODERS[self.model_config.modelling]
+        kind = DECODERS[model.modelling]
         decoders = [kind(layers, batch) for layers in self.stage.layers]
         group, last = self.stage._grid.pp_proc_group, layout.rank_of_part(layout.parts - 1)
 
+        def share(logits: Tensor | None, rows: int, outputs: int) -> Tensor:
+            """Return the last part's logits on all stages."""
+            if logits is None:
+                size = (rows, outputs, model.subtokens_at_once, model.vocabulary)
+                logits = torch.empty(size, dtype=self.dtype, device=self.device)
+            dist.broadcast(logits, last, group=group)
+            return logits
+
         def step(x: Any, position: int, row: int = 0, outputs: int = 1) -> Tensor:
             """Hand the stream from part to part, then the logits to all stages."""
+            if isinstance(x, Drawn):
+                logits = decoders[-1].step(x, position) if layout.has_last_part else None
+                return share(logits, len(x.subtokens), outputs)
             rows, length = len(x[0]) if isinstance(x, tuple) else len(x), decoders[0].length(x, position)
-            relay = Relay(layout, (rows, length, self.model_config.hidden_size), self.dtype, self.device)
+            relay = Relay(layout, (rows, length, model.hidden_size), self.dtype, self.device)
             for part, decoder in zip(layout.my_parts, decoders, strict=True):
                 x = decoder.step(relay.receive(part, x), position, row, outputs)
                 relay.send(part, x)
-            if not layout.has_last_part:
-                size = (rows, outputs, shape.subtokens, shape.vocabulary)
-                x = torch.empty(size, dtype=self.dtype, device=self.device)
-            dist.broadcast(x, last, group=group)
+            logits = share(x if layout.has_last_part else None, rows, outputs)
             relay.wait()
-            return x
+            return logits
 
         return step
 
     def _train(self, step: int, batches: Iterator[MicroBatch]) -> None:
         self.tables.refresh()
         self.stage.seeds = [iter(self._dropout_seeds(step)) for _ in self.layout.my_parts]
+        batches, again = tee(batches)
+        self.stage.rows = (batch.codes.to(self.device) for batch in again)
         self._deepspeed.train_batch(((batch.codes, batch.labels), batch.codes) for batch in batches)
 
     @torch.no_grad()
@@ -111,7 +122,7 @@ class PipelineEngine(Engine):
                 for layer in layers:
                     x = layer(x)
                 if part == layout.parts - 1:
-                    self.loss(x, codes[index])
+                    self.loss(layers[-1].logits_of(x, codes[index]), codes[index])
                 relay.send(part, x)
                 streams[index] = x
         relay.wait()

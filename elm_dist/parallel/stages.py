@@ -13,6 +13,7 @@ from deepspeed.pipe import LayerSpec as DeepSpeedLayer
 from torch import Tensor
 
 from elm_dist.model.elm import LayerSpec
+from elm_dist.model.head import CodeHead
 from elm_dist.model.layers import micro_batch_seed
 from elm_dist.model.loss import CodeLoss
 from elm_dist.parallel.layout import Layout
@@ -23,6 +24,7 @@ class Stage(PipelineModule):
 
     active_phase = 0  # which of the rank's parts `forward` is; DualPipeVModule changes it
     seeds: list[Iterator[int]]  # of dropout, for each part the micro-batches in order
+    rows: Iterator[Tensor]  # of packed codes, the micro-batches in order: what the last part predicts
 
     def __init__(self, specs: Sequence[LayerSpec], boundaries: list[int], layout: Layout, loss: CodeLoss) -> None:
         self._boundaries = boundaries
@@ -37,7 +39,10 @@ class Stage(PipelineModule):
 
     def forward(self, x: Any) -> Tensor:
         with micro_batch_seed(next(self.seeds[self.active_phase])):
-            return super().forward(x)
+            x = super().forward(x)
+        last = self.layers[self.active_phase][-1]
+        # Not in the loss, which has the codes, too: in bf16 DeepSpeed drops gradients of what is used after this.
+        return last.logits_of(x, next(self.rows)) if isinstance(last, CodeHead) else x
 
     def _partition_layers(self, method: str) -> None:
         """Divide by our own count of the work: DeepSpeed's 'parameters' counts the embedding, which costs none."""

@@ -16,6 +16,7 @@ from torch.distributed.pipelining.schedules import ScheduleZBVZeroBubble
 
 from elm_dist.config import Config
 from elm_dist.model.elm import LayerSpec
+from elm_dist.model.head import CodeHead
 from elm_dist.model.layers import micro_batch_seed
 from elm_dist.model.loss import CodeLoss
 from elm_dist.model.masking import row_bytes
@@ -31,11 +32,12 @@ class ZeroBubbleEngine(PipelineEngine):
     def __init__(self, config: Config, layout: Layout, specs: Sequence[LayerSpec], loss: CodeLoss, build: Any) -> None:
         super().__init__(config, layout, loss=loss, specs=specs, build=build)
         self._parts = [self._build_part(*part) for part in zip(layout.my_parts, self.stage.layers, strict=True)]
+        head = self.stage.layers[-1][-1]  # where this rank has the last part
         # Each loss over their number, as in DeepSpeed's schedules: a sum divided afterwards would have other bits.
         self._schedule = ScheduleZBVZeroBubble(
             list(self._parts),
             layout.accumulation,
-            loss_fn=lambda logits, codes: loss(logits, codes) / layout.accumulation,
+            loss_fn=lambda told, codes: loss(head.logits_of(told, codes), codes) / layout.accumulation,
             scale_grads=False,
         )
 
@@ -55,21 +57,20 @@ class ZeroBubbleEngine(PipelineEngine):
 
     def _build_part(self, part: int, layers: Sequence[nn.Module]) -> "Part":
         """Return a part whose shapes are told: finding them out would take a forward pass, and count its loss."""
-        batch, shape = self.layout.micro_batch_size, self.shape
+        batch = self.layout.micro_batch_size
         inputs: Any = self._example(*self.stream_shape)
         if part == 0:
-            codes = torch.zeros(batch, row_bytes(self.model_config, shape), dtype=torch.uint8, device=self.device)
+            codes = torch.zeros(batch, row_bytes(self.model_config, self.shape), dtype=torch.uint8, device=self.device)
             inputs = (codes, torch.zeros(batch, dtype=torch.int64, device=self.device))
-        is_last = part == self.layout.parts - 1
-        logits = (batch, shape.positions, shape.subtokens, shape.vocabulary)
-        outputs = self._example(*logits) if is_last else self._example(*self.stream_shape)
+        last = layers[-1]
+        size = (batch, *last.told_size) if isinstance(last, CodeHead) else self.stream_shape
         # In bf16 DeepSpeed adds each micro-batch's gradients to sums in fp32, after the pass that completes them.
         add_up = self._deepspeed.optimizer.update_hp_grads if self._deepspeed.using_bf16_optimizer else None
         assert self._stopwatch is not None
         return Part(
             *(Layers(layers), part, self.layout.parts, self.device),
             input_args=inputs,
-            output_args=outputs,
+            output_args=self._example(*size),
             group=self.stage._grid.pp_proc_group,
             stopwatch=self._stopwatch,
             forwards=self._forwards,

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from elm_dist.config import Config
-from elm_dist.config_rules import broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
 from elm_dist.errors import LayoutError
 from elm_dist.parallel.layout import plan_layout
 from elm_dist.planning.hardware import Cluster

@@ -43,17 +43,20 @@ def canvas_size(tokenizer: TokenizerConfig, height: int, width: int, overlap: in
     and an overlap of nothing or of a whole image.
     """
     cell, image = tokenizer.downsampling, tokenizer.image_size
+    shorter = min(image)  # windows overlap alike in both directions
     overlap = min(tokenizer.grid) // 2 * cell if overlap is None else overlap
     if height % cell or width % cell:
-        near = "x".join(str(max(image, round(side / cell) * cell)) for side in (height, width))
+        sides = zip((height, width), image, strict=True)
+        near = "x".join(str(max(least, round(side / cell) * cell)) for side, least in sides)
         raise ConfigError(f"--size: {height}x{width} is no multiple of a cell, {cell} pixels; the nearest is {near}")
-    if min(height, width) < image:
+    if height < image.height or width < image.width:
         raise ConfigError(
-            f"--size: {height}x{width} is smaller than an image of this run, {image}x{image} pixels; give at least that"
+            f"--size: {height}x{width} is smaller than an image of this run, {image.height}x{image.width} pixels; give "
+            "at least that"
         )
-    if overlap % cell or not cell <= overlap < image:
+    if overlap % cell or not cell <= overlap < shorter:
         raise ConfigError(
-            f"--overlap: {overlap} is not allowed; give a multiple of {cell} pixels from {cell} to {image - cell}"
+            f"--overlap: {overlap} is not allowed; give a multiple of {cell} pixels from {cell} to {shorter - cell}"
         )
     return CanvasSize(height // cell, width // cell, overlap // cell)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.files import replacing
 from elm_dist.sampling.images import enlarge, image_grid, save_png
 from elm_dist.sampling.requests import ImageRequest
@@ -68,7 +69,7 @@ def write_npz(out: Path, requests: list[ImageRequest]) -> None:
 
 def _write_grid(out: Path, paths: list[Path], columns: int | None) -> Path:
     images = np.stack([_read(out / path) for path in paths])
-    save_png(out / GRID, enlarge(image_grid(images, columns), images.shape[1]))
+    save_png(out / GRID, enlarge(image_grid(images, columns), ImageSize(*images.shape[1:3])))
     return out / GRID
 
 

@@ -112,7 +112,7 @@ def _describe_part(region: Sequence[int] | None, mask: Path | None, keep: int | 
 
 
 def _show_kept(painter: Painter, codes: Tensor, is_kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the picture (size, size, 3) of the codes (1, rows, columns, subtokens), grey where they are not kept."""
+    """Return the picture (H, W, 3) of the codes (1, rows, columns, subtokens), grey where they are not kept."""
     cell = painter.config.tokenizer.downsampling
     picture = painter.decode(codes.flatten(1, 2))[0]
     is_visible = is_kept.repeat(cell, axis=0).repeat(cell, axis=1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elm_dist.codes.subtokens import CodeShape
 from elm_dist.config import SamplingConfig
-from elm_dist.model.elm import DecoderStep
+from elm_dist.model.elm import DecoderStep, Drawn
 from elm_dist.randomness import uniforms
 from elm_dist.sampling.guidance import guidance_scales
 
@@ -68,7 +68,7 @@ def generate(
     position = codes.next_to_draw(0)
     end = position + 1  # there is nothing yet to guess from
     while position < shape.positions:
-        picks = pick(halves.logits(position, end), draws[:, position:end], sampling)
+        picks = _pick_codes(halves, position, draws[:, position:end], sampling)
         right = codes.settle(position, picks)
         halves.forget(right)
         position, seen = codes.next_to_draw(right), end
@@ -146,13 +146,25 @@ class _Halves:
         self.fed = [0, 0]  # positions of each half that are in the cache
 
     def logits(self, position: int, end: int) -> Tensor:
-        """Return the logits (batch, end - position, subtokens, vocabulary), fp32, from `position` on, guided."""
-        outputs = end - position
+        """Return the logits (batch, end - position, n, vocabulary), fp32, from `position` on, guided.
+
+        They are those of the sub-tokens that can be drawn together, from the first on.
+        """
         if not any(self.is_guided[position:end]):
-            return self._feed([0], end, outputs).float()
+            return self._feed([0], end, end - position).float()
         if self.fed[0] != self.fed[1]:  # the half that lags behind catches up
             self._feed([self.fed.index(min(self.fed))], max(self.fed))
-        guided, free = self._feed([0, 1], end, outputs).float().chunk(2)
+        return self._guided(self._feed([0, 1], end, end - position), position, end)
+
+    def next_logits(self, position: int, picks: Tensor) -> Tensor:
+        """Return the logits of what comes after `picks` (batch, length, number), for which there were `logits`."""
+        end = position + picks.shape[1]
+        halves = 2 if any(self.is_guided[position:end]) else 1
+        logits = self.step(Drawn(picks.repeat(halves, 1, 1)), position, 0, picks.shape[1])
+        return self._guided(logits, position, end) if halves == 2 else logits.float()
+
+    def _guided(self, logits: Tensor, position: int, end: int) -> Tensor:
+        guided, free = logits.float().chunk(2)
         return free + (guided - free) * self.scales[position:end]
 
     def forget(self, position: int) -> None:
@@ -172,6 +184,19 @@ class _Halves:
         for half in halves:
             self.fed[half] = end
         return logits
+
+
+def _pick_codes(halves: _Halves, position: int, draws: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Return codes from `position` on, drawn with `draws` (batch, length, subtokens, bits): as many at once as can be.
+
+    The sub-tokens of a code are drawn together, or one after the other.
+    """
+    logits = halves.logits(position, position + draws.shape[1])
+    picks = pick(logits, draws[:, :, : logits.shape[2]], sampling)
+    while (count := picks.shape[2]) < draws.shape[2]:
+        more = pick(halves.next_logits(position, picks), draws[:, :, count : count + 1], sampling)
+        picks = torch.cat([picks, more], dim=2)
+    return picks
 
 
 def null_labels(labels: Tensor, null_class: int) -> Tensor:

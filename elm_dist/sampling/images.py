@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.files import replacing
 
 
@@ -24,9 +25,9 @@ def image_grid(images: NDArray[np.uint8], columns: int | None = None, border: in
     return grid
 
 
-def enlarge(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
-    """Return a grid of small images with each pixel repeated, so that an image is about 100 pixels wide to the eye."""
-    scale = max(1, 96 // image_size)
+def enlarge(image: NDArray[np.uint8], image_size: ImageSize) -> NDArray[np.uint8]:
+    """Return a grid of small images with each pixel repeated, so that their shorter side is about 100 to the eye."""
+    scale = max(1, 96 // min(image_size))
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

@@ -128,8 +128,7 @@ def describe(studio: Studio) -> str:
         [
             f"step {painter.step:,}",
             f"{count_parameters(model, tokenizer.grid):,} parameters",
-            f"{tokenizer.image_size}x{tokenizer.image_size} pixels as {tokenizer.grid} codes of "
-            f"{model.subtokens}-{model.subtoken_bits} bits",
+            f"{tokenizer.image_size} pixels as {tokenizer.grid} codes of {model.subtokens}-{model.subtoken_bits} bits",
             str(painter.device),
         ]
     )
@@ -143,13 +142,13 @@ def _sample_tab(studio: Studio) -> Tab:
 
 def _expand_tab(studio: Studio) -> Tab:
     tokenizer = studio.painter.config.tokenizer
-    side, cell = tokenizer.image_size, tokenizer.downsampling
+    (height, width), cell = tokenizer.image_size, tokenizer.downsampling
     with gr.Tab("Expand"):
         fields: list[Any] = [_classes(studio), gr.Slider(1, MOST, 1, step=1, label="Pictures of each")]
-        for label, pixels in (("Height", side), ("Width", 3 * side)):
+        for label, side, pixels in (("Height", height, height), ("Width", width, 3 * width)):
             fields.append(gr.Slider(side, LARGEST * side, pixels, step=cell, label=f"{label} in pixels"))
-        overlap = min(tokenizer.grid) // 2 * cell
-        fields.append(gr.Slider(cell, side - cell, overlap, step=cell, label="Overlap of windows in pixels"))
+        overlap, most = min(tokenizer.grid) // 2 * cell, min(height, width) - cell
+        fields.append(gr.Slider(cell, most, overlap, step=cell, label="Overlap of windows in pixels"))
         return Tab(fields, *_buttons("Expand"), studio.expand)
 
 

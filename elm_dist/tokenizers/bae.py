@@ -17,9 +17,9 @@ from elm_dist.tokenizers.networks import build_decoder, build_encoder
 
 
 class BAE(nn.Module):
-    """The autoencoder of `config`, S = image_size, D = code_bits, on a grid of g x g positions.
+    """The autoencoder of `config`, H x W = image_size, D = code_bits, on a grid of rows x columns positions.
 
-    Images are float (batch, 3, S, S) in [0, 1].
+    Images are float (batch, 3, H, W) in [0, 1].
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -32,7 +32,7 @@ class BAE(nn.Module):
         self.decoder = build_decoder(config)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the probability of each code bit, (batch, D, g, g) in (0, 1)."""
+        """Return the probability of each code bit, (batch, D, rows, columns) in (0, 1)."""
         folded = F.pixel_unshuffle(images, self.config.patch_size)
         return torch.sigmoid(self.project(self.encoder(folded)))
 
@@ -50,7 +50,7 @@ class BAE(nn.Module):
         return bits + (probabilities - probabilities.detach())  # the bracket is exactly zero: bits stay exact
 
     def decode(self, bits: Tensor) -> Tensor:
-        """Return the images, not clamped, of float bits (batch, D, g, g)."""
+        """Return the images, not clamped, of float bits (batch, D, rows, columns)."""
         features = torch.einsum("bdhw,dc->bchw", bits, self.embed.weight)
         return F.pixel_shuffle(self.decoder(features), self.config.patch_size)
 
@@ -63,7 +63,7 @@ class BAE(nn.Module):
     def image_codes(self, images: Tensor) -> Tensor:
         """Return the codes of images as packed bytes (batch, packed_bytes), uint8; the same for the same image."""
         bits = self.encode(images) > 0.5
-        return pack_bits(bits.flatten(2).transpose(1, 2).flatten(1))  # (batch, D, g, g) -> (batch, positions x D)
+        return pack_bits(bits.flatten(2).transpose(1, 2).flatten(1))  # (batch, D, ...) -> (batch, positions x D)
 
     @torch.no_grad()
     def images_from_codes(self, codes: Tensor) -> Tensor:

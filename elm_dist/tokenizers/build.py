@@ -1,6 +1,6 @@
 """The one place that knows which kinds of tokenizers there are.
 
-All of them turn images (batch, 3, S, S) in [0, 1] into packed codes by `image_codes` and back by `images_from_codes`.
+All of them turn images (batch, 3, H, W) in [0, 1] into packed codes by `image_codes` and back by `images_from_codes`.
 """
 
 from elm_dist.config import TokenizerConfig

@@ -25,7 +25,7 @@ def alone(tensor: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Images (batch, 3, S, S) in [0, 1] to logits (batch, 1, S/8 - 2, S/8 - 2), high for photographs."""
+    """Images (batch, 3, H, W) in [0, 1] to logits (batch, 1, H/8 - 2, W/8 - 2), high for photographs."""
 
     def __init__(self, average: Average = alone) -> None:
         layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -77,18 +77,18 @@ def adaptive_weight(
 
 
 def diff_augment(images: Tensor, draws: Draws) -> Tensor:
-    """Change the colours and the place of each image (batch, 3, S, S) at random, in a way that gradients pass."""
-    count, _, size, _ = images.shape
+    """Change the colours and the place of each image (batch, 3, H, W) at random, in a way that gradients pass."""
+    count, _, *size = images.shape
     images = images + (draws.uniform(1, 1, 1) - 0.5)  # brightness
     images = _spread(images, dims=[1], by=draws.uniform(1, 1, 1) * 2)  # saturation
     images = _spread(images, dims=[1, 2, 3], by=draws.uniform(1, 1, 1) + 0.5)  # contrast
-    reach = size // 8
-    down, right = (draws.uniform(2) * (2 * reach + 1)).long().T
-    padded = F.pad(images, (reach, reach, reach, reach))
-    steps = torch.arange(size, device=images.device)
-    rows, columns = (down[:, None] + steps)[:, :, None], (right[:, None] + steps)[:, None, :]
+    reach = [side // 8 for side in size]
+    places = draws.uniform(2) * (2 * torch.tensor(reach, device=images.device) + 1)
+    starts = zip(places.long().T, size, strict=True)
+    rows, columns = (start[:, None] + torch.arange(side, device=images.device) for start, side in starts)
+    padded = F.pad(images, (reach[1], reach[1], reach[0], reach[0]))
     batch = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[batch, rows, columns].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _spread(images: Tensor, dims: list[int], by: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from elm_dist.tokenizers.vqgan import Quantized
 def reconstruction_parts(
     reconstruction: Tensor, images: Tensor, training: TokenizerTrainingConfig, perceptual: PerceptualLoss | None
 ) -> dict[str, Tensor]:
-    """Return how far images (batch, 3, S, S) in [0, 1] are from their originals, pixel by pixel and to the eye."""
+    """Return how far images (batch, 3, H, W) in [0, 1] are from their originals, pixel by pixel and to the eye."""
     distance = F.l1_loss if training.reconstruction == "l1" else F.mse_loss
     parts: dict[str, Tensor] = {training.reconstruction: distance(reconstruction, images)}
     if perceptual is not None:

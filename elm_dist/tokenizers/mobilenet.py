@@ -40,7 +40,7 @@ class InvertedResidual(nn.Module):
 
 
 def build_mobilenet() -> nn.Sequential:
-    """Return torchvision's `features`, 19 layers: images (batch, 3, S, S) -> (batch, 1280, S / 32, S / 32)."""
+    """Return torchvision's `features`, 19 layers: images (batch, 3, H, W) -> (batch, 1280, H / 32, W / 32)."""
     layers: list[nn.Module] = [_conv_norm(3, 32, 3, stride=2)]
     channels = 32
     for expansion, width, blocks, stride in MOBILENET_STAGES:

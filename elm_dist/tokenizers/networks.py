@@ -42,10 +42,9 @@ def build_decoder(config: TokenizerConfig) -> nn.Sequential:
 
 def _levels(config: TokenizerConfig) -> list[tuple[int, bool]]:
     """Return (channels, whether it attends) of each resolution, the finest first."""
-    finest = config.image_size // config.patch_size
     return [
-        (config.base_channels * multiplier, finest // 2**index in config.attention_resolutions)
-        for index, multiplier in enumerate(config.channel_multipliers)
+        (config.base_channels * multiplier, min(size) in config.attention_resolutions)
+        for multiplier, size in zip(config.channel_multipliers, config.feature_maps, strict=True)
     ]
 
 

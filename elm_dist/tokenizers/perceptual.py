@@ -40,7 +40,7 @@ class PerceptualLoss(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        """Return a scalar, 0 for equal images, for images (batch, 3, S, S) in [0, 1]."""
+        """Return a scalar, 0 for equal images, for images (batch, 3, H, W) in [0, 1]."""
         distance = images.new_zeros(())
         for found, wanted, head in zip(self._tap(reconstruction), self._tap(images), self.heads, strict=True):
             difference = (F.normalize(found, eps=1e-10) - F.normalize(wanted, eps=1e-10)).square()

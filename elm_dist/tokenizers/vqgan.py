@@ -21,17 +21,17 @@ SEARCHED_TOGETHER = 4096  # positions: 256 MB of distances to 16,384 entries
 
 
 class Quantized(NamedTuple):
-    """What the codebook made of an image; (batch, codebook_dim, g, g), fp32, but for the ids."""
+    """What the codebook made of an image; (batch, codebook_dim, rows, columns), fp32, but for the ids."""
 
     vectors: Tensor  # what the encoder gave, with its gradient
     entries: Tensor  # the nearest entries, with the gradient of the codebook
-    ids: Tensor  # (batch, g, g), int64
+    ids: Tensor  # (batch, rows, columns), int64
 
 
 class VQGAN(nn.Module):
-    """The autoencoder of `config`, S = image_size, K = codebook_size, on a grid of g x g positions.
+    """The autoencoder of `config`, H x W = image_size, K = codebook_size, on a grid of rows x columns positions.
 
-    Images are float (batch, 3, S, S) in [0, 1]; the nets see [-1, 1], as the published ones do.
+    Images are float (batch, 3, H, W) in [0, 1]; the nets see [-1, 1], as the published ones do.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -46,12 +46,12 @@ class VQGAN(nn.Module):
         self.decoder = build_decoder(config)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the vectors to look up, (batch, codebook_dim, g, g), fp32."""
+        """Return the vectors to look up, (batch, codebook_dim, rows, columns), fp32."""
         folded = F.pixel_unshuffle(images * 2 - 1, self.config.patch_size)
         return self._normalized(self.project(self.encoder(folded)).float())
 
     def quantize(self, vectors: Tensor) -> Quantized:
-        """Replace each vector (batch, codebook_dim, g, g) by the nearest entry."""
+        """Replace each vector (batch, codebook_dim, rows, columns) by the nearest entry."""
         codebook = self.entries()
         rows = vectors.detach().permute(0, 2, 3, 1).flatten(0, 2)
         with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):  # bf16 would mistake near entries
@@ -62,7 +62,7 @@ class VQGAN(nn.Module):
         return Quantized(vectors, F.embedding(ids, codebook).permute(0, 3, 1, 2), ids)
 
     def decode(self, entries: Tensor) -> Tensor:
-        """Return the images, not clamped, of entries (batch, codebook_dim, g, g)."""
+        """Return the images, not clamped, of entries (batch, codebook_dim, rows, columns)."""
         pixels = F.pixel_shuffle(self.decoder(self.expand(entries)), self.config.patch_size)
         return (pixels + 1) / 2
 

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from elm_dist.analysis.picture_sets import ImageSize, NpzPictures, open_pictures, read_sampling
+from elm_dist.analysis.picture_sets import NpzPictures, open_pictures, read_sampling
+from elm_dist.config import ImageSize
 from elm_dist.data.images import centre_crop
 from elm_dist.errors import EvaluationError, ImageError
 from elm_dist.sampling import settings as sampling_settings
@@ -126,8 +127,11 @@ def test_a_reference_is_cropped_as_training_images_are(tmp_path: Path) -> None:
     save(tmp_path / "4.png", images(1, 16, 16)[0])
     found = read(tmp_path, size=ImageSize(16, 16))
     for image, path in zip(found, large, strict=False):
-        np.testing.assert_array_equal(image, centre_crop(Image.open(path), 16))
+        np.testing.assert_array_equal(image, centre_crop(Image.open(path), ImageSize(16, 16)))
     np.testing.assert_array_equal(found[4], images(1, 16, 16)[0])
+    wide = read(tmp_path, size=ImageSize(8, 16))
+    for image, path in zip(wide, large, strict=False):
+        np.testing.assert_array_equal(image, centre_crop(Image.open(path), ImageSize(8, 16)))
     small = save(tmp_path / "5.png", images(1, 15, 20)[0])
     refuse(tmp_path, f"{small}: this image is 15 x 20 pixels, not 16 x 16; bring all to one size", ImageSize(16, 16))
 

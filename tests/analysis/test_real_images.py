@@ -7,6 +7,7 @@ import pytest
 from photographs import PHOTOGRAPHS, write_tiles
 
 from elm_dist.analysis.real_images import choose_by_class, open_real_images
+from elm_dist.config import ImageSize
 from elm_dist.data.images import load_image
 from elm_dist.errors import ImageError
 
@@ -20,21 +21,21 @@ def test_the_first_of_each_class_are_chosen() -> None:
 
 def test_images_come_with_their_own_classes(tmp_path: Path) -> None:
     write_tiles(tmp_path, train=6, validation=3)
-    train, held_out = open_real_images(tmp_path, 32)
+    train, held_out = open_real_images(tmp_path, ImageSize(32, 32))
     assert train.names == held_out.names == list(PHOTOGRAPHS)
     chosen = held_out.choose(np.array([2, 0, 1, 9]), batch_size=4)
     assert np.bincount(chosen.labels).tolist() == [2, 0, 1, 3]
     for image, label in zip(np.concatenate(list(chosen.batches)), chosen.labels, strict=True):
         files = (tmp_path / "validation" / PHOTOGRAPHS[label]).iterdir()
-        assert any(np.array_equal(image, load_image(file, 32)) for file in files)
+        assert any(np.array_equal(image, load_image(file, ImageSize(32, 32))) for file in files)
 
 
 def test_without_a_validation_split_some_are_held_out(tmp_path: Path) -> None:
     write_tiles(tmp_path, train=30, validation=0)
-    train, held_out = open_real_images(tmp_path, 32)
+    train, held_out = open_real_images(tmp_path, ImageSize(32, 32))
     assert (len(train.labels), len(held_out.labels)) == (118, 2)
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="there is no folder train in it"):
-        open_real_images(tmp_path, 32)
+        open_real_images(tmp_path, ImageSize(32, 32))

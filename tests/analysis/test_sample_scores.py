@@ -14,8 +14,8 @@ from feature_weights import install_mobilenet, write_inception
 from numpy.typing import NDArray
 from PIL import Image
 
-from elm_dist.analysis.picture_sets import ImageSize
 from elm_dist.analysis.references import find_reference
+from elm_dist.config import ImageSize
 from elm_dist.evaluation import features
 from elm_dist.evaluation.features import FeatureExtractor, load_features
 

@@ -24,6 +24,7 @@ from trained_run import TINY
 from elm_dist.analysis.tokenizer_measures import FrechetScores, measure_tokenizer
 from elm_dist.analysis.tokenizer_report import TokenizerReport, report_tokenizer
 from elm_dist.checkpoint.tokenizer import load_tokenizer, save_tokenizer, tokenizer_fingerprint
+from elm_dist.config import ImageSize
 from elm_dist.config_file import load_config
 from elm_dist.data.images import ImageFolder
 from elm_dist.devices import choose_device
@@ -83,7 +84,7 @@ def report(folder: Path, out: Path, *options: str, tokenizer: str = "bae") -> tu
 
 def images(folder: Path) -> Tensor:
     """Return the validation images (20, 3, 32, 32)."""
-    found = ImageFolder(folder / "images", "validation", 32)
+    found = ImageFolder(folder / "images", "validation", ImageSize(32, 32))
     return torch.from_numpy(np.stack([image for image, _ in found])).permute(0, 3, 1, 2).float() / 255
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from encoding import SIZE, TRAIN, VALIDATION, build_tokenizer
+from encoding import SIDE, TRAIN, VALIDATION, build_tokenizer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -76,9 +76,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
     for name, photograph in PHOTOGRAPHS.items():
         pixels = photograph()
-        rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
-        tiles = pixels[: rows * SIZE, : columns * SIZE].reshape(rows, SIZE, columns, SIZE, 3).swapaxes(1, 2)
-        tiles = tiles.reshape(-1, SIZE, SIZE, 3)[:: rows * columns // (TRAIN + VALIDATION)][: TRAIN + VALIDATION]
+        rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
+        tiles = pixels[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2)
+        tiles = tiles.reshape(-1, SIDE, SIDE, 3)[:: rows * columns // (TRAIN + VALIDATION)][: TRAIN + VALIDATION]
         for number, tile in enumerate(tiles):
             path = root / ("train" if number < TRAIN else "validation") / name / f"{number:03d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

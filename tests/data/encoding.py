@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
-from elm_dist.config import TokenizerConfig
+from elm_dist.config import ImageSize, TokenizerConfig
 from elm_dist.data.encode import encode_images
 from elm_dist.data.shards import Manifest
 from elm_dist.tokenizers.bae import BAE
 
-SIZE = 32  # pixels per side of a tile
+SIDE = 32  # pixels of a tile
+SIZE = ImageSize(SIDE, SIDE)
 TRAIN, VALIDATION = 24, 4  # tiles per class
 
 

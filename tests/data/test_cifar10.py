@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from elm_dist.config import ImageSize
 from elm_dist.data import cifar10
 from elm_dist.data.cifar10 import NAMES, SOURCES, Source, prepare_cifar10
 from elm_dist.data.images import ImageFolder
@@ -87,7 +88,9 @@ def sources(tmp_path: Path) -> list[Source]:
 def test_both_archives_give_the_same_folder(tmp_path: Path, sources: list[Source], kind: int) -> None:
     calls = []
     prepare_cifar10(tmp_path / "images", tmp_path / "cache", lambda *call: calls.append(call), [sources[kind]])
-    train, validation = (ImageFolder(tmp_path / "images", split, 32) for split in ("train", "validation"))
+    train, validation = (
+        ImageFolder(tmp_path / "images", split, ImageSize(32, 32)) for split in ("train", "validation")
+    )
     assert train.names == validation.names == list(NAMES)
     assert (len(train), len(validation)) == (5 * PER_FILE, PER_FILE)
     pixels = tiles()
@@ -113,7 +116,7 @@ def test_a_cached_archive_is_used_before_anything_is_fetched(tmp_path: Path, sou
     shutil.copyfile(tmp_path / sources[1].file, cache / sources[1].file)
     offline = [replace(source, fetch=fetch_nothing) for source in sources]
     prepare_cifar10(tmp_path / "images", cache, silent, offline)
-    assert len(ImageFolder(tmp_path / "images", "train", 32)) == 5 * PER_FILE
+    assert len(ImageFolder(tmp_path / "images", "train", ImageSize(32, 32))) == 5 * PER_FILE
 
 
 def test_a_source_that_fails_leads_to_the_next(tmp_path: Path, sources: list[Source]) -> None:

@@ -62,8 +62,8 @@ def test_the_manifest_says_what_it_was_made_from(tmp_path: Path, images: Path, t
     assert (manifest.tokenizer_fingerprint, manifest.code_bits, manifest.grid, manifest.image_size) == (
         "ab12",
         16,
-        8,
-        32,
+        (8, 8),
+        (32, 32),
     )
     assert (manifest.seed, manifest.flip, manifest.images) == (3, False, {"train": 72, "validation": 12})
     assert [entry.samples for entry in manifest.files("train")] == [20, 20, 20, 12]

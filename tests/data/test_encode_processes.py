@@ -16,6 +16,7 @@ from photographs import write_tiles
 from trained_run import TINY
 
 from elm_dist.checkpoint.tokenizer import save_tokenizer
+from elm_dist.config import ImageSize
 from elm_dist.config_file import load_config
 from elm_dist.data.images import ImageFolder
 from elm_dist.data.shards import ShardReader, load_manifest, verify_shards
@@ -176,4 +177,4 @@ def test_mended_images_are_encoded_when_the_command_runs_again(
     shutil.copytree(images, broken_images, dirs_exist_ok=True)
     encode(broken_images, out, tokenizer, max_broken=0.03)
     assert contents(out) == undisturbed
-    assert len(ImageFolder(broken_images, "train", 32)) == 3 * TRAIN
+    assert len(ImageFolder(broken_images, "train", ImageSize(32, 32))) == 3 * TRAIN

@@ -11,6 +11,7 @@ from PIL import Image
 from trained_run import TINY, tokenize_tiles
 
 from elm_dist.checkpoint.tokenizer import load_tokenizer, save_tokenizer
+from elm_dist.config import ImageSize
 from elm_dist.config_file import load_config
 from elm_dist.data.images import ImageFolder
 from elm_dist.data.inspect import inspect_shards
@@ -72,7 +73,7 @@ def test_the_contact_sheet_shows_the_first_samples(tokenized: Path, tmp_path: Pa
     decoded = bae.images_from_codes(torch.from_numpy(codes))[0].permute(1, 2, 0).numpy() * 255
     tile = sheet[3 * (2 + 34) : 3 * (2 + 34 + 32) : 3, 3 * (2 + 34) : 3 * (2 + 34 + 32) : 3]
     assert np.abs(tile - decoded).max() <= 1
-    assert len(ImageFolder(tokenized / "images", "train", 32)) >= 64
+    assert len(ImageFolder(tokenized / "images", "train", ImageSize(32, 32))) >= 64
 
 
 def test_a_broken_shard_is_named(tokenized: Path, tmp_path: Path) -> None:

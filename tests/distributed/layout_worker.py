@@ -17,7 +17,7 @@ from torch import Tensor
 from elm_dist.config import Config, SamplingConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import TrainingError
-from elm_dist.model.elm import code_shape
+from elm_dist.model.elm import DecoderStep, Drawn, code_shape
 from elm_dist.model.masking import row_bytes
 from elm_dist.parallel.build import build_engine, connect, disconnect
 from elm_dist.parallel.engine import Engine
@@ -82,13 +82,21 @@ def decode(engine: Engine) -> list[list[float]]:
     """Return the largest logit of each of two images at the first positions, each code being what was likeliest."""
     step, x, found = engine.build_decoder(2), torch.tensor([0, 3], device=engine.device), []
     for position in range(4):
-        values, ids = step(x, position).float().max(dim=3)
+        values, x = likeliest(engine, step, x, position)
         found.append(values.flatten().tolist())
-        x = ids  # (2, 1, subtokens)
     prefilled = engine.build_decoder(2)
     prefilled(torch.tensor([0, 3], device=engine.device), 0)
-    values = prefilled(torch.cat([x, x], dim=1)[1:], 1, row=1).float().amax(dim=3)  # two positions of the second image
+    values, _ = likeliest(engine, prefilled, torch.cat([x, x], dim=1)[1:], 1, row=1)  # two positions, the second image
     return [*found, values.flatten().tolist()]
+
+
+def likeliest(engine: Engine, step: DecoderStep, x: Tensor, position: int, row: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the largest logit of each sub-token, and which that is, (rows, 1, subtokens) each."""
+    values, ids = step(x, position, row).float().max(dim=3)
+    while ids.shape[2] < engine.shape.subtokens:
+        next_values, next_ids = step(Drawn(ids), position, row).float().max(dim=3)
+        values, ids = torch.cat([values, next_values], dim=2), torch.cat([ids, next_ids], dim=2)
+    return values, ids
 
 
 def uncovered(engine: Engine) -> list[float]:

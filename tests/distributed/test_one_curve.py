@@ -29,6 +29,7 @@ VARIED = [
     ),
     *("model.position_encoding=learned", "model.scan=diagonal_zigzag", "loss.hamming_distance=1"),
 ]
+SEQUENTIAL = [*SGD, "model.subtoken_prediction=sequential"]
 OFFLOAD = ["parallel.zero_stage=3", "parallel.offload=[optimizer, parameters]"]
 
 GROUPS: list[Group] = [
@@ -46,6 +47,8 @@ GROUPS: list[Group] = [
             "one_bf16": BF16,
             "one_masked": MASKED,
             "one_varied": VARIED,
+            "one_sequential": SEQUENTIAL,
+            "one_sequential-bf16": SEQUENTIAL + BF16,
         },
     ),
     (
@@ -62,12 +65,21 @@ GROUPS: list[Group] = [
             "zbv_sgd": ZBV + SGD,
             "zbv_adamw": ZBV,
             "zbv_bf16": ZBV + BF16,
+        },
+    ),
+    (
+        2,
+        {
             "stages_masked": PIPELINE + MASKED,
             "stages_varied": PIPELINE + VARIED,
+            "stages_sequential": PIPELINE + SEQUENTIAL,
+            "stages_sequential-bf16": PIPELINE + SEQUENTIAL + BF16,
             "dualpipev_masked": DUALPIPEV + MASKED,
             "dualpipev_varied": DUALPIPEV + VARIED,
+            "dualpipev_sequential": DUALPIPEV + SEQUENTIAL,
             "zbv_masked": ZBV + MASKED,
             "zbv_varied": ZBV + VARIED,
+            "zbv_sequential": ZBV + SEQUENTIAL,
         },
     ),
     (
@@ -83,6 +95,7 @@ GROUPS: list[Group] = [
             "replicas_zero1_masked": MASKED,
             "replicas_zero3_masked": [*MASKED, "parallel.zero_stage=3"],
             "replicas_zero3_varied": [*VARIED, "parallel.zero_stage=3"],
+            "replicas_zero3_sequential": [*SEQUENTIAL, "parallel.zero_stage=3"],
         },
     ),
     (4, {"four_stages_sgd": [*SGD, "parallel.pipeline_stages=4"]}),
@@ -101,6 +114,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         *("stages_sgd", "stages_adamw", "stages_recomputed", "stages_bf16", "four_stages_sgd"),
         *("dualpipev_sgd", "dualpipev_recomputed", "zbv_sgd", "zbv_adamw", "zbv_bf16"),
         *("stages_masked", "dualpipev_masked", "zbv_masked", "stages_varied", "dualpipev_varied", "zbv_varied"),
+        *("stages_sequential", "stages_sequential-bf16", "dualpipev_sequential", "zbv_sequential"),
     ],
 )
 def test_stages_in_any_schedule_are_bit_equal_to_one_process(run: Callable[[str], Run], case: str) -> None:
@@ -144,7 +158,7 @@ def test_pipeline_stages_clip_by_the_norm_of_the_whole_model(run: Callable[[str]
     [
         *("replicas_zero0_sgd", "replicas_zero1_sgd", "replicas_zero2_sgd", "replicas_zero3_sgd"),
         *("stages_and_replicas_sgd", "zbv_and_replicas_sgd"),
-        *("replicas_zero1_masked", "replicas_zero3_masked", "replicas_zero3_varied"),
+        *("replicas_zero1_masked", "replicas_zero3_masked", "replicas_zero3_varied", "replicas_zero3_sequential"),
     ],
 )
 def test_replicas_are_within_1e_6_of_one_process(run: Callable[[str], Run], case: str) -> None:

@@ -63,7 +63,10 @@ def test_explicit_boundaries_are_obeyed() -> None:
 def test_the_table_shows_what_each_stage_holds_and_costs() -> None:
     config = load_config(TINY, ["parallel.pipeline_stages=3", "parallel.stage_boundaries=[3, 5]"])
     model: ModelConfig = config.model
-    flops, parameters = layer_forward_flops(model, config.tokenizer.grid), layer_parameters(model, config.tokenizer.grid)
+    flops, parameters = (
+        layer_forward_flops(model, config.tokenizer.grid),
+        layer_parameters(model, config.tokenizer.grid),
+    )
     heading, *rows = partition_table(config, plan_stages(config, 3)).splitlines()
     assert heading.split() == ["stage", "layers", "parameters", "GFLOPs", "share"]
     expected = [("0", "embedding to block_1", 0, 3), ("1", "block_2 to block_3", 3, 5), ("2", "head", 5, 6)]

@@ -6,7 +6,7 @@ import pytest
 from planned import cluster, size
 
 from elm_dist.config_file import SECTIONS
-from elm_dist.config_rules import broken_rules
+from elm_dist.config_rules.every_rule import broken_rules
 from elm_dist.errors import LayoutError
 from elm_dist.planning.plan import plan_run
 from elm_dist.planning.search import advise, choice_of, search_layouts

@@ -132,6 +132,15 @@ def test_a_region_marks_the_cells_that_it_touches() -> None:
     assert np.argwhere(cells).tolist() == [[0, 1], [0, 2]]
 
 
+def test_a_region_is_cropped_as_the_picture_is() -> None:
+    tokenizer = TokenizerConfig(directory=Path(), image_size=[16, 32], patch_size=8, channel_multipliers=(1,))
+    # A picture of 48 x 48 becomes 32 x 32, whose middle 16 rows are the image: pixels 12 to 35 of the picture.
+    cells = masked_cells(tokenizer, region_mask((48, 48), (26, 26, 30, 30)))
+    assert np.argwhere(cells).tolist() == [[1, 2]]
+    with pytest.raises(ImageError, match="leaves no white in the centre of the picture"):
+        masked_cells(tokenizer, region_mask((48, 48), (0, 0, 48, 8)))
+
+
 @pytest.mark.parametrize("region", [(8, 8, 8, 16), (0, 0, 40, 8), (-1, 0, 8, 8), (16, 0, 8, 8)])
 def test_regions_that_are_none(region: tuple[int, int, int, int]) -> None:
     with pytest.raises(ImageError, match="is no region of the picture, which is 32 pixels wide and 24 high"):
@@ -150,6 +159,23 @@ def test_regions_that_are_none(region: tuple[int, int, int, int]) -> None:
 )
 def test_sizes_that_are_refused(size: tuple[int, int, int | None], message: str) -> None:
     tokenizer = TokenizerConfig(directory=Path(), image_size=32, patch_size=8, channel_multipliers=(1,))
+    with pytest.raises(ConfigError, match=message):
+        canvas_size(tokenizer, *size)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((30, 64, None), "30x64 is no multiple of a cell, 8 pixels; the nearest is 32x64"),
+        ((33, 40, None), "33x40 is no multiple of a cell, 8 pixels; the nearest is 32x48"),
+        ((48, 40, None), "48x40 is smaller than an image of this run, 32x48 pixels"),
+        ((24, 48, None), "24x48 is smaller than an image of this run, 32x48 pixels"),
+        ((32, 64, 32), "--overlap: 32 is not allowed; give a multiple of 8 pixels from 8 to 24"),
+    ],
+)
+def test_sizes_that_images_that_are_not_square_refuse(size: tuple[int, int, int | None], message: str) -> None:
+    tokenizer = TokenizerConfig(directory=Path(), image_size=[32, 48], patch_size=8, channel_multipliers=(1,))
+    assert canvas_size(tokenizer, 32, 96) == CanvasSize(4, 12, 2)
     with pytest.raises(ConfigError, match=message):
         canvas_size(tokenizer, *size)
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from elm_dist.config import ImageSize
 from elm_dist.sampling.images import enlarge, image_grid, save_png
 
 
@@ -30,5 +31,6 @@ def test_saved_png_reads_back(tmp_path: Path) -> None:
 
 def test_small_images_are_enlarged_and_large_ones_are_not() -> None:
     grid = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert (enlarge(grid, 32) == grid.repeat(3, axis=0).repeat(3, axis=1)).all()
-    assert (enlarge(grid, 256) == grid).all()
+    assert (enlarge(grid, ImageSize(32, 32)) == grid.repeat(3, axis=0).repeat(3, axis=1)).all()
+    assert (enlarge(grid, ImageSize(48, 200)) == grid.repeat(2, axis=0).repeat(2, axis=1)).all()
+    assert (enlarge(grid, ImageSize(256, 256)) == grid).all()

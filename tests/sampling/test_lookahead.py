@@ -1,7 +1,7 @@
 """Several positions at once draw what one at a time does, token for token, in fewer passes."""
 
-import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elm_dist.codes.packing import pack_bits, subtokens_to_bits
+from elm_dist.codes.packing import pack_bits, subtokens_to_bits, unpack_subtokens
 from elm_dist.config import Grid, ModelConfig, SamplingConfig
-from elm_dist.model.elm import ELM, Decoder, DecoderStep, code_shape, layer_specs
+from elm_dist.model.elm import ELM, Decoder, DecoderStep, Drawn, code_shape, layer_specs
+from elm_dist.model.head import SequentialHead
 from elm_dist.sampling import generate as sampler
 from elm_dist.sampling.generate import Known, generate
 from elm_dist.sampling.guidance import SCHEDULES, guidance_scales
 
 GOLDEN = {name: load_golden_elm(name) for name in ("ar_1-6", "ar_2-5")}
+# Two ways to write codes of 2 bits: 256 images of 2 x 2 codes.
+WHOLE: dict[str, Any] = {"subtokens": 1, "subtoken_bits": 2}
+IN_SEQUENCE: dict[str, Any] = {"subtokens": 2, "subtoken_bits": 1, "subtoken_prediction": "sequential"}
 
 
 class Counted(Decoder):
@@ -28,7 +32,9 @@ class Counted(Decoder):
         super().__init__(elm, batch)
         self.passes: list[tuple[int, int, int, int]] = []
 
-    def step(self, x: Tensor, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+    def step(self, x: Tensor | Drawn, position: int, row: int = 0, outputs: int = 1) -> Tensor:
+        if isinstance(x, Drawn):
+            return super().step(x, position, row, outputs)
         self.passes.append((position, x.shape[1] if position else 1, len(x), outputs))
         return super().step(x, position, row, outputs)
 
@@ -63,9 +69,9 @@ class Drawing:
         return self.decoder.step
 
 
-def build_elm(grid: Grid) -> ELM:
-    """Return a model of one block whose 2-bit codes depend much on those before them."""
-    model = ModelConfig(num_layers=1, hidden_size=16, num_heads=1, subtokens=1, subtoken_bits=2, num_classes=2)
+def build_elm(grid: Grid, form: dict[str, Any] = WHOLE) -> ELM:
+    """Return a model of one block whose codes depend much on those before them."""
+    model = ModelConfig(num_layers=1, hidden_size=16, num_heads=1, num_classes=2, **form)
     elm = ELM(layer_specs(model, grid)).eval().requires_grad_(False)
     for name, parameter in elm.named_parameters():
         if parameter.ndim > 1:
@@ -74,11 +80,14 @@ def build_elm(grid: Grid) -> ELM:
     return elm
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+THREE_IN_SEQUENCE = build_elm(Grid(3, 4), {"subtokens": 3, "subtoken_bits": 3, "subtoken_prediction": "sequential"})
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_the_codes_are_those_of_one_position_a_pass(data: st.DataObject) -> None:
-    elm, model, _, grid = GOLDEN[data.draw(st.sampled_from(sorted(GOLDEN)))]
-    shape = code_shape(model, grid)
+    elm = data.draw(st.sampled_from([*(golden[0] for golden in GOLDEN.values()), THREE_IN_SEQUENCE]))
+    shape, classes = elm.embedding.code_shape, elm.embedding.classes.num_embeddings - 1
     interval = sorted(data.draw(st.lists(st.integers(0, 10), min_size=2, max_size=2, unique=True)))
     sampling = SamplingConfig(
         cfg_scale=data.draw(st.sampled_from([1.0, 1.5, 4.0])),
@@ -89,7 +98,7 @@ def test_the_codes_are_those_of_one_position_a_pass(data: st.DataObject) -> None
         top_p=data.draw(st.sampled_from([0.8, 1.0])),
     )
     seeds = data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3))
-    labels = torch.arange(len(seeds)) % model.num_classes
+    labels = torch.arange(len(seeds)) % classes
     known = None
     if data.draw(st.booleans()):
         positions = data.draw(st.lists(st.booleans(), min_size=shape.positions, max_size=shape.positions))
@@ -98,6 +107,7 @@ def test_the_codes_are_those_of_one_position_a_pass(data: st.DataObject) -> None
         given_codes[:, [not is_given for is_given in positions]] = 2**40  # no code at all: nobody may look at it
         known = Known(given_codes, np.array(positions))
     one = Drawing(elm, sampling, labels, seeds, known)
+    assert known is None or torch.equal(one.codes[:, known.positions], known.codes[:, known.positions])
     window = data.draw(st.sampled_from([2, 3, 4, 7, shape.positions, 1000]))
     several = Drawing(elm, sampling.model_copy(update={"lookahead": window}), labels, seeds, known)
     assert torch.equal(several.codes, one.codes)
@@ -137,22 +147,22 @@ GUIDED = SamplingConfig(cfg_scale=2.0, temperature=0.8, lookahead=3)
 
 
 def exact_distribution(elm: ELM, label: int) -> Tensor:
-    """Return the probability (4, 4, 4, 4) of every image of 2 x 2 codes of 2 bits, drawn as `GUIDED` says."""
-    images = torch.tensor(list(itertools.product(range(4), repeat=4))).unsqueeze(2)
-    packed = pack_bits(subtokens_to_bits(images, 2).flatten(1))
+    """Return the probability (256,) of every image of 2 x 2 codes of 2 bits, by its byte, drawn as `GUIDED` says."""
+    packed = torch.arange(256, dtype=torch.uint8).unsqueeze(1)
+    images = unpack_subtokens(packed, elm.embedding.code_shape)
     guided, free = (elm((packed, torch.full((256,), which))).double() for which in (label, 2))
     scales = torch.tensor(guidance_scales(GUIDED.cfg_schedule, GUIDED.cfg_scale, 4)).view(4, 1, 1)
     logs = ((free + (guided - free) * scales) / GUIDED.temperature).log_softmax(dim=3)
-    return logs.gather(3, images.unsqueeze(3)).sum(dim=(1, 2, 3)).exp().view(4, 4, 4, 4)
+    return logs.gather(3, images.unsqueeze(3)).sum(dim=(1, 2, 3)).exp()
 
 
 def chi_square(elm: ELM, calls: int, images: int = 2) -> tuple[float, int]:
     """Return the statistic of images drawn a few at a time, and its degrees of freedom; rare images are one cell."""
-    found, passes = torch.zeros(4, 4, 4, 4), 0
+    found, passes, bits = torch.zeros(256), 0, elm.embedding.code_shape.subtoken_bits
     for call in range(calls):
         seeds = range(images * call, images * (call + 1))
         drawing = Drawing(elm, GUIDED, torch.ones(images, dtype=torch.int64), seeds)
-        found.index_put_(tuple(drawing.codes.flatten(1).T), torch.ones(images), accumulate=True)
+        found += torch.bincount(pack_bits(subtokens_to_bits(drawing.codes, bits).flatten(1)).flatten(), minlength=256)
         passes += len(drawing.passes)
     assert passes < 3.75 * calls  # of 4: there was something to accept
     expected = images * calls * exact_distribution(elm, 1)
@@ -167,8 +177,10 @@ def far(degrees: int) -> float:
     return degrees + 5 * (2 * degrees) ** 0.5
 
 
-def test_images_follow_the_exact_distribution() -> None:
-    statistic, degrees = chi_square(build_elm(grid=Grid(2, 2)), calls=1500)
+@pytest.mark.parametrize("form", [WHOLE, IN_SEQUENCE], ids=["whole", "in_sequence"])
+def test_images_follow_the_exact_distribution(form: dict[str, Any]) -> None:
+    """It is the product over codes, and in sequence over their sub-tokens, of what each is given all before it."""
+    statistic, degrees = chi_square(build_elm(Grid(2, 2), form), calls=1500)
     assert degrees > 40
     assert statistic < far(degrees)
 
@@ -185,4 +197,15 @@ def accept_one_too_many(picks: Tensor, guesses: Tensor, count: Callable[..., int
 def test_images_that_are_accepted_wrongly_do_not(monkeypatch: pytest.MonkeyPatch, rule: Callable[..., int]) -> None:
     monkeypatch.setattr(sampler, "_count_right", rule)
     statistic, degrees = chi_square(build_elm(grid=Grid(2, 2)), calls=500)
+    assert statistic > far(degrees)
+
+
+def test_images_whose_sub_tokens_are_drawn_apart_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    elm = build_elm(Grid(2, 2), IN_SEQUENCE)
+
+    def next_logits(told: Tensor, drawn: Sequence[Tensor] = ()) -> Tensor:
+        return SequentialHead.next_logits(elm.head, told, [torch.zeros_like(ids) for ids in drawn])
+
+    monkeypatch.setattr(elm.head, "next_logits", next_logits)
+    statistic, degrees = chi_square(elm, calls=500)
     assert statistic > far(degrees)

@@ -11,8 +11,9 @@ from skimage import data
 from torch import Tensor, nn
 
 from elm_dist.codes.packing import pack_bits, unpack_bits
-from elm_dist.config import TokenizerConfig
+from elm_dist.config import ImageSize, TokenizerConfig
 from elm_dist.tokenizers.bae import BAE
+from elm_dist.tokenizers.blocks import AttentionBlock
 from elm_dist.tokenizers.draws import Draws
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -76,9 +77,8 @@ def tiny() -> BAE:
 
 def test_golden_tensors_of_the_published_implementation() -> None:
     note = json.loads((GOLDEN / "bae_10.json").read_text())
-    config = TINY.model_copy(
-        update={key: note[key] for key in note.keys() & set(TokenizerConfig.model_fields) - {"kind"}}
-    )
+    settings = {key: note[key] for key in note.keys() & set(TokenizerConfig.model_fields) - {"kind"}}
+    config = TokenizerConfig(**TINY.model_dump() | settings)
     bae = BAE(config).eval()
     weights = {canonical_name(key): value for key, value in load_file(GOLDEN / "bae_10.weights.safetensors").items()}
     bae.load_state_dict({key: weights[key] for key in bae.state_dict()})
@@ -139,9 +139,29 @@ def test_patches_fold_pixels_into_channels(patch_size: int) -> None:
     images = photographs(32)
     grid = 32 // (2 * patch_size)
     reconstruction, probabilities = bae(images)
-    assert bae.config.grid == grid
+    assert bae.config.grid == (grid, grid)
     assert probabilities.shape == (2, 10, grid, grid)
     assert reconstruction.shape == images.shape
+
+
+@pytest.mark.parametrize("size", [ImageSize(16, 32), ImageSize(32, 24)])
+def test_the_codes_of_an_image_that_is_not_square_come_back_in_place(size: ImageSize) -> None:
+    bae = BAE(TINY.model_copy(update={"image_size": size, "attention_resolutions": (min(size) // 2,)})).eval()
+    assert sum(isinstance(layer, AttentionBlock) for layer in bae.encoder) == 2  # of the level, and of the middle
+    images = photographs(32)[:, :, : size.height, : size.width]
+    bits = (bae.encode(images) > 0.5).float()
+    assert bits.shape == (2, 10, size.height // 2, size.width // 2)
+    found = bae.images_from_codes(bae.image_codes(images))
+    assert found.shape == images.shape
+    torch.testing.assert_close(found, bae.decode(bits).clamp(0, 1))
+
+
+def test_the_weights_fit_a_larger_image_where_attention_stays_at_its_level() -> None:
+    small = BAE(TINY)
+    large = BAE(TINY.model_copy(update={"image_size": ImageSize(64, 96), "attention_resolutions": (32,)})).eval()
+    large.load_state_dict(small.state_dict())
+    images = torch.zeros(1, 3, 64, 96)
+    assert large.images_from_codes(large.image_codes(images)).shape == images.shape
 
 
 def test_a_patch_is_decoded_where_it_was_encoded() -> None:

@@ -25,9 +25,11 @@ def test_it_is_the_published_net() -> None:
     assert sum(parameter.numel() for parameter in PatchDiscriminator().parameters()) == expected == 2_765_633
 
 
-@pytest.mark.parametrize(("size", "patches"), [(24, 1), (32, 2), (256, 30)])
-def test_one_logit_for_each_patch(size: int, patches: int) -> None:
-    assert PatchDiscriminator()(torch.rand(2, 3, size, size)).shape == (2, 1, patches, patches)
+@pytest.mark.parametrize(
+    ("size", "patches"), [((24, 24), (1, 1)), ((32, 32), (2, 2)), ((256, 256), (30, 30)), ((24, 40), (1, 3))]
+)
+def test_one_logit_for_each_patch(size: tuple[int, int], patches: tuple[int, int]) -> None:
+    assert PatchDiscriminator()(torch.rand(2, 3, *size)).shape == (2, 1, *patches)
 
 
 def test_hinge() -> None:
@@ -78,3 +80,14 @@ def test_augmentation_shifts_by_an_eighth_at_most() -> None:
     places = inside.argmax(dim=1)
     found = torch.stack([places // 16, places % 16]) - 8
     assert (found.min().item(), found.max().item()) == (-4, 4)
+
+
+def test_augmentation_shifts_by_an_eighth_of_each_side() -> None:
+    marks = torch.zeros(200, 3, 16, 32)
+    marks[:, :, 8, 16] = 1
+    shifted = diff_augment(marks, draws(0, 200)).mean(dim=1)
+    assert shifted.shape == (200, 16, 32)
+    places = shifted[:, 4:12, 8:24].flatten(1).argmax(dim=1)
+    down, right = places // 16 - 4, places % 16 - 8
+    assert (down.min().item(), down.max().item()) == (-2, 2)
+    assert (right.min().item(), right.max().item()) == (-4, 4)

@@ -103,6 +103,16 @@ def test_the_entry_is_the_nearest_by_squared_distance(vqgan: VQGAN) -> None:
             torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
 
+def test_the_codes_of_an_image_that_is_not_square_come_back_in_place() -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(build_config(image_size=[16, 24], attention_resolutions=(8,))).eval()
+    images = photographs(32)[:, :, :16, :24]
+    quantized = vqgan.quantize(vqgan.encode(images))
+    assert quantized.ids.shape == (2, 8, 12)
+    found = vqgan.images_from_codes(vqgan.image_codes(images))
+    torch.testing.assert_close(found, vqgan.decode(quantized.entries).clamp(0, 1))
+
+
 def test_a_large_search_is_one_search(vqgan: VQGAN, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = torch.randn(2, 4, 16, 16)
     ids = vqgan.quantize(vectors).ids

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elm_dist.checkpoint.tokenizer import load_tokenizer
 from elm_dist.codes.packing import unpack_subtokens
-from elm_dist.config import Config, TokenizerConfig
+from elm_dist.config import Config, ImageSize, TokenizerConfig
 from elm_dist.config_file import load_config
 from elm_dist.errors import ImageError, LayoutError, TokenizerError, TrainingError
 from elm_dist.parallel.replicas import Replicas
@@ -224,7 +224,7 @@ def test_every_epoch_has_each_image_once_in_another_order(images: Path) -> None:
     from elm_dist.data.images import ImageFolder
     from elm_dist.training.tokenizer_images import StepImages
 
-    folder = ImageFolder(images, "train", 32)
+    folder = ImageFolder(images, "train", ImageSize(32, 32))
     steps = StepImages(folder, batch_size=20, share=range(20), seed=0)
     drawn = np.concatenate([steps[step] for step in range(12)])  # 240 images: 5 epochs of 48
     known = {folder[index][0].tobytes(): index for index in range(48)}

@@ -18,6 +18,7 @@ VARIANTS = {
         *("model.scan=diagonal_zigzag", "model.position_encoding=rope_1d", "model.key_value_heads=1"),
         *("loss.label_smoothing=0.1", "loss.z_loss=1e-4", "model.drop_path=0.1"),
     ],
+    "sequential": ["model.subtoken_prediction=sequential", "sampling.lookahead=2"],
 }
 
 
