@@ -60,6 +60,7 @@ def sampling(
     """
     from elm_dist.analysis.sampling_sweep import SamplingSweep, check_scoring
     from elm_dist.parallel.environment import process_environment
+    from elm_dist.sampling.job import DrawingJob
     from elm_dist.sampling.run import sample_run
 
     sweep = SamplingSweep(
@@ -72,16 +73,8 @@ def sampling(
     check_scoring(reference, features, inception_weights)
 
     def draw(folder: Path, settings: list[str], of_step: int | None) -> None:
-        sample_run(
-            run,
-            folder,
-            per_class=per_class,
-            seed=seed,
-            batch_size=batch_size,
-            preset=preset,
-            step=of_step,
-            overrides=[*(overrides or []), *settings],
-        )
+        job = DrawingJob(run, folder, seed, batch_size, preset, of_step, [*(overrides or []), *settings])
+        sample_run(job, per_class=per_class)
 
     sweep.draw(draw, step)
     if process_environment().is_main:

@@ -34,19 +34,14 @@ def sample(
 
     What is there already is kept: started again, a killed job goes on.
     """
+    from elm_dist.sampling.job import DrawingJob
     from elm_dist.sampling.run import sample_run
 
     grid = sample_run(
-        run,
-        out,
+        DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         classes=None if classes is None else _parse_classes("--classes", classes),
         per_class=per_class,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        step=step,
         npz=npz,
-        overrides=overrides,
     )
     if grid is not None:  # in the main process
         typer.echo(f"images in {out}, a grid of them in {grid}")
@@ -71,22 +66,17 @@ def expand(
 ) -> None:
     """Draw pictures larger than the model's own, to the right and down from an image that it draws or is given."""
     from elm_dist.sampling.expand import expand_run
+    from elm_dist.sampling.job import DrawingJob
 
     height, width = _parse_size(size)
     grid = expand_run(
-        run,
-        out,
+        DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         classes=_parse_classes("--classes", classes),
         height=height,
         width=width,
         overlap=overlap,
         image=image,
         per_class=per_class,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        step=step,
-        overrides=overrides,
     )
     typer.echo(f"pictures in {out}, a grid of them in {grid}")
 
@@ -111,22 +101,17 @@ def edit(
 ) -> None:
     """Draw a part of a picture anew as one class or several: a --region, a --mask, or all but the first codes."""
     from elm_dist.sampling.edit import edit_run
+    from elm_dist.sampling.job import DrawingJob
 
     corners = "left,top,right,bottom in pixels; write them as in 64,64,192,192"
     grid = edit_run(
-        run,
-        out,
+        DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         image=image,
         classes=_parse_classes("--classes", classes),
         region=None if region is None else parse_numbers("--region", region, corners, count=4),
         mask=mask,
         keep=keep,
         per_class=per_class,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        step=step,
-        overrides=overrides,
     )
     typer.echo(f"pictures in {out}, a grid of them in {grid}")
 
@@ -146,19 +131,14 @@ def interpolate(
 ) -> None:
     """Draw what lies between two classes: mixtures of their embeddings, the same random numbers across a row."""
     from elm_dist.sampling.interpolate import interpolate_run
+    from elm_dist.sampling.job import DrawingJob
 
     first, second = parse_numbers("--between", between, "two class numbers; write them as in 207,360", count=2)
     grid = interpolate_run(
-        run,
-        out,
+        DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         between=(first, second),
         steps=steps,
         rows=rows,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        step=step,
-        overrides=overrides,
     )
     typer.echo(f"images in {out}, a grid of them in {grid}")
 

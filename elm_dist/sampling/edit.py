@@ -14,10 +14,10 @@ from elm_dist.files import sha256
 from elm_dist.sampling.canvas import fill
 from elm_dist.sampling.collect import GRID_SIDE, write_rows
 from elm_dist.sampling.images import save_png
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.painter import Painter, check_classes
 from elm_dist.sampling.picture_folder import claim_painter, draw_pictures
 from elm_dist.sampling.pictures import encode_picture, masked_cells, read_mask, region_mask
-from elm_dist.sampling.presets import load_config_to_sample
 from elm_dist.sampling.requests import ImageRequest, list_requests
 
 PICTURE, KEPT = "picture.png", "kept.png"
@@ -25,8 +25,7 @@ GREY = 128
 
 
 def edit_run(
-    run: Path,
-    out: Path,
+    job: DrawingJob,
     *,
     image: Path,
     classes: list[int],
@@ -34,53 +33,45 @@ def edit_run(
     mask: Path | None = None,
     keep: int | None = None,
     per_class: int = 1,
-    seed: int = 0,
-    batch_size: int = 32,
-    preset: str | None = None,
-    step: int | None = None,
-    overrides: list[str] | None = None,
 ) -> Path:
     """Draw a part of a picture anew, `per_class` times as each class; return the path of a grid.
 
     The part is one of `region` and `mask` (white), both in the file's pixels, or `keep`, how many codes in raster order
-    stay. `out` gets the picture as the tokenizer sees it, what is kept of its codes, and the edits, the grid a row of
-    these for each class. Raises an ElmError for a class or a part that is not allowed, a file that cannot be read, and
-    what `claim_painter` raises.
+    stay. The folder gets the picture as the tokenizer sees it, what is kept of its codes, and the edits, the grid a row
+    of these for each class. Raises an ElmError for a class or a part that is not allowed, a file that cannot be read,
+    and what `claim_painter` raises.
     """
-    config = load_config_to_sample(run, preset, overrides or [])
+    config = job.load_config()
     labels = check_classes("--classes", classes, config.model.num_classes)
     picture = read_image(str(image), image)
     is_kept = _kept_cells(config.tokenizer, picture.size, region, mask, keep)
     painter = claim_painter(
-        out,
-        run,
+        job,
         config,
-        step=step,
         command="edit",
-        seed=seed,
         classes=",".join(map(str, labels)),
         per_class=per_class,
         image_sha256=sha256(image),
         **_describe_part(region, mask, keep),
     )
     codes = encode_picture(painter, picture)
-    save_png(out / PICTURE, np.asarray(centre_crop(picture, config.tokenizer.image_size)))
-    save_png(out / KEPT, _show_kept(painter, codes, is_kept))
+    save_png(job.out / PICTURE, np.asarray(centre_crop(picture, config.tokenizer.image_size)))
+    save_png(job.out / KEPT, _show_kept(painter, codes, is_kept))
     requests = list_requests(labels, per_class)
-    drawn_labels, seeds = zip(*((request.label, request.seed(seed)) for request in requests), strict=True)
+    drawn_labels, seeds = zip(*((request.label, request.seed(job.seed)) for request in requests), strict=True)
     draw_pictures(
         painter,
-        [out / request.path for request in requests],
+        [job.out / request.path for request in requests],
         lambda part, on_progress: fill(
             painter, drawn_labels[part], seeds[part], codes, is_kept, on_progress=on_progress
         ),
         overlap=0,
-        batch_size=batch_size,
+        batch_size=job.batch_size,
         work="editing",
     )
     numbers, first = range(min(per_class, GRID_SIDE)), [Path(PICTURE), Path(KEPT)]
     rows = [[*first, *(ImageRequest(label, number).path for number in numbers)] for label in labels[:GRID_SIDE]]
-    return write_rows(out, rows)
+    return write_rows(job.out, rows)
 
 
 def _kept_cells(

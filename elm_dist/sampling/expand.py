@@ -6,16 +6,15 @@ from elm_dist.data.images import read_image
 from elm_dist.files import sha256
 from elm_dist.sampling.canvas import canvas_size, expand
 from elm_dist.sampling.collect import write_grid
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.painter import check_classes
 from elm_dist.sampling.picture_folder import claim_painter, draw_pictures
 from elm_dist.sampling.pictures import encode_picture
-from elm_dist.sampling.presets import load_config_to_sample
 from elm_dist.sampling.requests import list_requests
 
 
 def expand_run(
-    run: Path,
-    out: Path,
+    job: DrawingJob,
     *,
     classes: list[int],
     height: int,
@@ -23,30 +22,22 @@ def expand_run(
     overlap: int | None = None,
     image: Path | None = None,
     per_class: int = 1,
-    seed: int = 0,
-    batch_size: int = 32,
-    preset: str | None = None,
-    step: int | None = None,
-    overrides: list[str] | None = None,
 ) -> Path:
-    """Draw `per_class` pictures of height x width pixels of each class into `out`; return the path of a grid.
+    """Draw `per_class` pictures of height x width pixels of each class into its folder; return the path of a grid.
 
     Each begins in its upper left corner with the centre of the picture in `image`, or else with the image that
     `elm sample` draws of the same class, number and seed. `overlap` of the windows is in pixels, half an image by
     default. Raises an ElmError for a class, a size or an overlap that is not allowed, an image that cannot be read, and
     what `claim_painter` raises.
     """
-    config = load_config_to_sample(run, preset, overrides or [])
+    config = job.load_config()
     labels = check_classes("--classes", classes, config.model.num_classes)
     size = canvas_size(config.tokenizer, height, width, overlap)
     picture = None if image is None else read_image(str(image), image)
     painter = claim_painter(
-        out,
-        run,
+        job,
         config,
-        step=step,
         command="expand",
-        seed=seed,
         classes=",".join(map(str, labels)),
         per_class=per_class,
         height=height,
@@ -58,17 +49,17 @@ def expand_run(
     start = None if picture is None else encode_picture(painter, picture)
     draw_pictures(
         painter,
-        [out / request.path for request in requests],
+        [job.out / request.path for request in requests],
         lambda part, on_progress: expand(
             painter,
             [request.label for request in requests[part]],
-            [request.seed(seed) for request in requests[part]],
+            [request.seed(job.seed) for request in requests[part]],
             size,
             start=start,
             on_progress=on_progress,
         ),
         overlap=size.overlap,
-        batch_size=batch_size,
+        batch_size=job.batch_size,
         work="expanding",
     )
-    return write_grid(out, labels, per_class)
+    return write_grid(job.out, labels, per_class)

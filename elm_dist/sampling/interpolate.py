@@ -9,55 +9,47 @@ from torch import Tensor
 from elm_dist.errors import ConfigError
 from elm_dist.sampling.canvas import CanvasSize, expand
 from elm_dist.sampling.collect import GRID_SIDE, write_rows
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.painter import check_classes
 from elm_dist.sampling.picture_folder import claim_painter, draw_pictures
-from elm_dist.sampling.presets import load_config_to_sample
 from elm_dist.sampling.requests import ImageRequest
 
 
 def interpolate_run(
-    run: Path,
-    out: Path,
+    job: DrawingJob,
     *,
     between: tuple[int, int],
     steps: int = 5,
     rows: int = 1,
-    seed: int = 0,
-    batch_size: int = 32,
-    preset: str | None = None,
-    step: int | None = None,
-    overrides: list[str] | None = None,
 ) -> Path:
-    """Draw `rows` rows of images from the first class to the second into `out`; return the path of a grid.
+    """Draw `rows` rows of images from the first class to the second into its folder; return the path of a grid.
 
     A row has one seed, that of `elm sample` for its number of the first class, and `steps` mixtures between its plain
-    ends: `out`/row_00000/0.3000.png has three tenths of the second class. Raises an ElmError for classes that are not
+    ends: row_00000/0.3000.png has three tenths of the second class. Raises an ElmError for classes that are not
     there or the same, and what `claim_painter` raises.
     """
-    config = load_config_to_sample(run, preset, overrides or [])
+    config = job.load_config()
     labels = check_classes("--between", between, config.model.num_classes)
     if len(labels) != 2:
         raise ConfigError(f"--between: give two different classes, as in 207,360, and not {labels[0]} twice")
     shares = mixture_shares(steps)
     chosen = ",".join(map(str, labels))
-    painter = claim_painter(
-        out, run, config, step=step, command="interpolate", seed=seed, between=chosen, steps=steps, rows=rows
-    )
+    painter = claim_painter(job, config, command="interpolate", between=chosen, steps=steps, rows=rows)
     paths = [[Path(f"row_{row:05d}") / f"{share:.4f}.png" for share in shares] for row in range(rows)]
     mixtures = class_mixtures(between, shares, config.model.num_classes).repeat(rows, 1)
-    seeds = [ImageRequest(labels[0], row).seed(seed) for row in range(rows) for _ in shares]
+    seeds = [ImageRequest(labels[0], row).seed(job.seed) for row in range(rows) for _ in shares]
     grid = config.tokenizer.grid
     draw_pictures(
         painter,
-        [out / path for row in paths for path in row],
+        [job.out / path for row in paths for path in row],
         lambda part, on_progress: expand(
             painter, mixtures[part], seeds[part], CanvasSize(*grid, overlap=0), on_progress=on_progress
         ),
         overlap=0,
-        batch_size=batch_size,
+        batch_size=job.batch_size,
         work="interpolating",
     )
-    return write_rows(out, paths[:GRID_SIDE])
+    return write_rows(job.out, paths[:GRID_SIDE])
 
 
 def mixture_shares(steps: int) -> list[float]:

@@ -18,6 +18,7 @@ from elm_dist.devices import own_device
 from elm_dist.monitoring.speedometer import Speedometer
 from elm_dist.sampling.canvas import OnProgress, decode_canvas
 from elm_dist.sampling.images import save_png
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.painter import Painter
 from elm_dist.sampling.settings import claim_folder
 
@@ -25,14 +26,14 @@ from elm_dist.sampling.settings import claim_folder
 Draw = Callable[[slice, OnProgress], Tensor]
 
 
-def claim_painter(out: Path, run: Path, config: Config, *, step: int | None, **pictures: Any) -> Painter:
-    """Return the painter of a run, after `out` was found to hold nothing but pictures of these settings; says so there.
+def claim_painter(job: DrawingJob, config: Config, **pictures: Any) -> Painter:
+    """Return the painter of a job, after its folder was found to hold nothing but pictures of these settings.
 
-    `pictures` says all else that decides them. Raises an ElmError as `claim_folder` does, or for a tokenizer that does
-    not fit.
+    `pictures` says all else that decides them; the folder says so, too. Raises an ElmError as `claim_folder` does, or
+    for a tokenizer that does not fit.
     """
     check_tokenizer_fits(config.tokenizer.directory, config.tokenizer)
-    checkpoint = claim_folder(out, run, config, step=step, is_main=True, **pictures)
+    checkpoint = claim_folder(job.out, job.run, config, step=job.step, is_main=True, seed=job.seed, **pictures)
     return Painter(config, checkpoint, own_device(config.parallel.device, 0))
 
 

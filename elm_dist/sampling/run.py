@@ -21,8 +21,8 @@ from elm_dist.parallel.environment import process_environment
 from elm_dist.sampling.collect import wait_for_images, write_grid, write_npz
 from elm_dist.sampling.generate import OnCodes
 from elm_dist.sampling.images import save_png
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.painter import Painter, check_classes
-from elm_dist.sampling.presets import load_config_to_sample
 from elm_dist.sampling.requests import ImageRequest, list_batches, list_requests
 from elm_dist.sampling.settings import claim_folder
 
@@ -30,40 +30,30 @@ UNDECODED = 2  # batches of codes that wait for the decoder, before generation w
 
 
 def sample_run(
-    run: Path,
-    out: Path,
-    *,
-    classes: list[int] | None = None,
-    per_class: int = 1,
-    seed: int = 0,
-    batch_size: int = 32,
-    preset: str | None = None,
-    step: int | None = None,
-    npz: bool = False,
-    overrides: list[str] | None = None,
+    job: DrawingJob, *, classes: list[int] | None = None, per_class: int = 1, npz: bool = False
 ) -> Path | None:
-    """Draw `per_class` images of each class into `out`/class_0000/00000.png and on.
+    """Draw `per_class` images of each class into class_0000/00000.png and on, in the job's folder.
 
     Without `classes` all of them are drawn. Images that are there already are kept. The main process waits for the
     images of the others and returns the path of a grid, the others return None. Raises an ElmError for a class or a
-    preset that is not there, a folder that is no run, a run without a checkpoint, a tokenizer that does not fit, or an
-    `out` with images of other settings.
+    preset that is not there, a folder that is no run, a run without a checkpoint, a tokenizer that does not fit, or a
+    folder with images of other settings.
     """
     process = process_environment()
-    config = load_config_to_sample(run, preset, overrides or [])
+    config, out = job.load_config(), job.out
     every = range(config.model.num_classes)
     labels = check_classes("--classes", every if classes is None else classes, config.model.num_classes)
     check_tokenizer_fits(config.tokenizer.directory, config.tokenizer)
     chosen = "all" if classes is None else ",".join(map(str, labels))
     checkpoint = claim_folder(
-        out, run, config, step=step, is_main=process.is_main, seed=seed, classes=chosen, per_class=per_class
+        out, job.run, config, step=job.step, is_main=process.is_main, seed=job.seed, classes=chosen, per_class=per_class
     )
     requests = list_requests(labels, per_class)
-    batches = list_batches(requests, batch_size, process.rank, process.world_size)
+    batches = list_batches(requests, job.batch_size, process.rank, process.world_size)
     unfinished = [batch for batch in batches if not all((out / request.path).exists() for request in batch)]
     if unfinished:
         device = own_device(config.parallel.device, process.local_rank)
-        sampler = Sampler(Painter(config, checkpoint, device), seed, out)
+        sampler = Sampler(Painter(config, checkpoint, device), job.seed, out)
         total, left = (sum(map(len, some)) for some in (batches, unfinished))
         with Speedometer("sampling", process.rank, process.world_size) as speedometer:
             sampler.draw(unfinished, lambda drawn: speedometer.show(total - left + drawn, total))

@@ -9,16 +9,19 @@ from processes import processes_of
 
 from elm_dist.config_file import load_config
 from elm_dist.errors import CheckpointError
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.requests import list_batches, list_requests
 from elm_dist.sampling.run import sample_run
 from elm_dist.sampling.settings import claim_folder
 
-OPTIONS = {"per_class": 5, "batch_size": 3, "npz": True}  # of 4 classes: 20 images in 7 batches
+BATCH_SIZE = 3
+OPTIONS = {"per_class": 5, "npz": True}  # of 4 classes: 20 images in 7 batches
 
 DYING = """
 import os, signal
 from pathlib import Path
 import torch
+from elm_dist.sampling.job import DrawingJob
 from elm_dist.sampling.run import Sampler, sample_run
 
 torch.set_num_threads(1)
@@ -31,7 +34,7 @@ def write_or_die(self, batch, codes):
     written.append(batch)
 
 Sampler._write = write_or_die
-sample_run(Path({run!r}), Path({out!r}), **{options!r})
+sample_run(DrawingJob(Path({run!r}), Path({out!r}), batch_size={batch_size}), **{options!r})
 """
 
 
@@ -49,7 +52,7 @@ def test_killed_processes_are_replaced_by_another_number_of_them(
 ) -> None:
     """Of two processes the second dies after its first batch, and the first, which waits for it, after that."""
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
-    sample_run(run, undisturbed, **OPTIONS)
+    sample_run(DrawingJob(run, undisturbed, batch_size=BATCH_SIZE), **OPTIONS)
     batches = list_batches(list_requests([0, 1, 2, 3], 5), 3)
     finished = {request.path for index in (0, 2, 4, 6, 1) for request in batches[index]}
     left = start_two_and_kill_them(run, out, finished)
@@ -60,14 +63,15 @@ def test_killed_processes_are_replaced_by_another_number_of_them(
     for rank in (2, 1, 0):  # the main process last, as it waits for the others
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "MASTER_PORT": 1}.items():
             monkeypatch.setenv(name, str(value))
-        assert sample_run(run, out, **OPTIONS) == (out / "grid.png" if rank == 0 else None)
+        drawn = sample_run(DrawingJob(run, out, batch_size=BATCH_SIZE), **OPTIONS)
+        assert drawn == (out / "grid.png" if rank == 0 else None)
     assert contents(out) == contents(undisturbed)
     assert all((out / path).stat().st_mtime_ns == written for path, written in left.items())
 
 
 def start_two_and_kill_them(run: Path, out: Path, finished: set[Path]) -> dict[Path, int]:
     """Return the images that are left, and when they were written."""
-    code = DYING.format(run=str(run), out=str(out), options=OPTIONS)
+    code = DYING.format(run=str(run), out=str(out), batch_size=BATCH_SIZE, options=OPTIONS)
     with processes_of(2, ["-c", code]) as (first, second):
         said, _ = second.communicate(timeout=120)
         assert second.returncode == -signal.SIGKILL, said
