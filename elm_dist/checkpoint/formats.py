@@ -19,9 +19,11 @@ HELD: dict[Target, dict[str, tuple[Any, ...]]] = {
         "attention": ("dot_product",),
         "key_value_heads": (0,),
         "qk_norm": (False,),
+        "subtoken_prediction": ("parallel",),
     },
     "huggingface": {
         "modelling": ("autoregressive",),
+        "subtoken_prediction": ("parallel",),
         "position_encoding": ("rope_2d", "rope_1d"),
         "conditioning": ("token",),
         "attention": ("dot_product",),

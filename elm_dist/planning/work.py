@@ -65,6 +65,8 @@ def layer_activations(model: ModelConfig, element: int) -> list[int]:
     h, m = model.hidden_size, model.subtokens
     embedding = (element * m * h if m > 1 else 0) + (h if model.dropout else 0) + 8 * m
     head = 4 * h + 4 + element * h
+    if model.subtoken_prediction == "sequential":  # what is mixed, SwiGLU's own, its result; the codes' norm
+        head += 6 * m * element * h + (m - 1) * (4 * h + 4)
     if model.modelling == "masked":  # what GELU and the layer norm get
         head += element * h + 4 * h + 8
     return [embedding, *[block_activations(model, element)] * model.num_layers, head]

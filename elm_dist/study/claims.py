@@ -63,7 +63,7 @@ FINDINGS = (
     Finding(
         "A BAE uses all of its codes, a VQGAN few",
         "100 % of 65,536 against about 8 % of 16,384 (section 3.2)",
-        "the share of 4,096 codes that occur in held-out images. This VQGAN revives entries that nothing uses, which "
+        "the share of 4,096 codes that occur among the likeliest codes of held-out images. This VQGAN revives entries that nothing uses, which "
         "the one that the paper measured did not",
         (Claim("utilisation_percent", "bae", ("vqgan",)),),
         figures=("code_utilisation",),

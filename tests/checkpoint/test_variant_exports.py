@@ -107,6 +107,18 @@ REFUSED: list[tuple[Target, dict[str, Any], Any, str]] = [
     ("official", {"attention": "cosine"}, 32, "model.attention=cosine, only for model.attention=dot_product"),
     ("official", {"key_value_heads": 2}, 32, "model.key_value_heads=2, only for model.key_value_heads=0"),
     ("official", {"qk_norm": True}, 32, "model.qk_norm=true, only for model.qk_norm=false"),
+    (
+        "official",
+        {"subtoken_prediction": "sequential"},
+        32,
+        "model.subtoken_prediction=sequential, only for .*=parallel",
+    ),
+    (
+        "huggingface",
+        {"subtoken_prediction": "sequential"},
+        32,
+        "model.subtoken_prediction=sequential, only for .*=paral",
+    ),
     ("official", {"modelling": "masked"}, 32, "model.modelling=masked and model.subtokens=2, only for .*=1"),
     ("official", {}, OBLONG, "3 x 4 codes, only for a square grid"),
     ("huggingface", {"modelling": "masked"}, 32, "model.modelling=masked, only for model.modelling=autoregressive"),

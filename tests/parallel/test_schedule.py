@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.pipe import schedule as deepspeed_schedules
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -45,6 +45,7 @@ def alike(
 # What the tables are
 
 
+@settings(deadline=None)
 @given(cases)
 def test_every_part_sees_every_micro_batch_once_and_nobody_waits_for_ever(case: tuple[ScheduleName, int, int]) -> None:
     name, stages, micro_batches = case
@@ -61,6 +62,7 @@ def test_every_part_sees_every_micro_batch_once_and_nobody_waits_for_ever(case: 
     simulate(schedule, alike(schedule))  # asserts that it comes to an end
 
 
+@settings(deadline=None)
 @given(cases)
 def test_gradients_add_up_in_the_order_of_the_micro_batches(case: tuple[ScheduleName, int, int]) -> None:
     """So that a sum over micro-batches has the same bits as in one process."""
@@ -180,6 +182,7 @@ def test_torchs_dualpipev_has_the_same_order_and_divides_some_backwards(p: int, 
 seconds = st.floats(0.01, 100)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["gpipe", "1f1b"]), st.integers(1, 9), st.integers(1, 40), seconds, seconds)
 def test_the_bubble_of_one_part_a_stage(name: ScheduleName, p: int, m: int, forward: float, backward: float) -> None:
     timeline = simulate(build_schedule(name, p, m), [PartCost(forward, backward / 3, backward * 2 / 3)] * p)
@@ -187,6 +190,7 @@ def test_the_bubble_of_one_part_a_stage(name: ScheduleName, p: int, m: int, forw
     assert timeline.bubble == pytest.approx((p - 1) / (m + p - 1))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), seconds, seconds)
 def test_the_bubble_of_interleaved_parts_is_half(p: int, rounds: int, forward: float, backward: float) -> None:
     schedule = build_schedule("interleaved", p, p * rounds)
@@ -194,6 +198,7 @@ def test_the_bubble_of_interleaved_parts_is_half(p: int, rounds: int, forward: f
     assert timeline.makespan == pytest.approx((p * rounds + (p - 1) / 2) * (forward + backward))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(0, 20), seconds)
 def test_zero_bubble_v_waits_only_for_the_first_micro_batch(p: int, more: int, third: float) -> None:
     """Where forward and both gradients take equally long; of its half stage that is p - 1 times the forward pass."""
