@@ -8,7 +8,7 @@ for its turn, belongs to nobody and is left out. Clocks that went backwards coun
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 from elm_dist.monitoring.events import BEGINS, ENDS, Event
 
@@ -31,7 +31,7 @@ class Goodput:
 
     @property
     def percent(self) -> float:
-        return 100 * self.useful / self.elapsed if self.elapsed else 100.0
+        return 100 * (self.useful / self.elapsed) if self.elapsed else 100.0  # never above 100 in this order
 
     def going_on(self, elapsed: float, save: float, data_wait: float) -> "Goodput":
         """Return the account with so many seconds more, in which nothing failed."""
@@ -50,7 +50,7 @@ class Goodput:
 
 def account(events: Sequence[Event]) -> Goodput:
     """Return the account of a run up to its last event."""
-    stretches = _stretches(events)
+    stretches = _stretches(_steadied(events))
     total = Goodput()
     kept_to = float("inf")  # the step from which everything was done again later
     for index in reversed(range(len(stretches))):
@@ -101,5 +101,11 @@ def _stretches(events: Sequence[Event]) -> list[list[Event]]:
     return stretches
 
 
+def _steadied(events: Sequence[Event]) -> list[Event]:
+    """Return the events at times that never go back: where a clock did, it stands still until it has caught up."""
+    times = accumulate((event.time for event in events), max)
+    return [replace(event, time=time) for event, time in zip(events, times, strict=True)]
+
+
 def _between(one: Event, other: Event) -> float:
-    return max(other.time - one.time, 0.0)
+    return other.time - one.time

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from elm_dist.monitoring.events import Event
@@ -82,6 +82,7 @@ def test_nothing_yet() -> None:
     assert Goodput().going_on(10, 1, 2).percent == 70
 
 
+@example([("start", 1.0, 0), ("save", 0.0, 1), ("save", 1.0, 0), ("start", 0.0, 1)])
 @given(
     st.lists(
         st.tuples(
