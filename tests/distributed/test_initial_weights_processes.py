@@ -124,6 +124,7 @@ def test_a_run_that_goes_on_does_not_begin_again(folder: Path) -> None:
     assert json.loads((folder / "resumed.rank0.json").read_text()) == {"step": 6}
 
 
+@pytest.mark.slow
 def test_the_door_takes_it_as_a_setting(trained: Path, tmp_path: Path) -> None:
     """With a learning rate that moves nothing, what is saved after a step is what the run began with."""
     still = ["optimizer.learning_rate=1e-30", "schedule.total_steps=1", "monitoring.validation_every=0"]

@@ -26,7 +26,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=["masked", *(pytest.param(name, marks=pytest.mark.slow) for name in ("scanned", "sequential"))],
+)
 def run(request: pytest.FixtureRequest, tokenized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped after half of its steps and went on."""
     run = tmp_path_factory.mktemp(request.param) / "run"
