@@ -56,7 +56,7 @@ class SamplingSweep:
         """Raises an ElmError for a folder that is no run, and for a setting that sampling does not have."""
         load_run_config(run)
         self.run, self.out = run, out
-        self.combinations = [Combination(*one) for one in product(schedules, scales, top_k)]
+        self.combinations = list(dict.fromkeys(Combination(*one) for one in product(schedules, scales, top_k)))
         for combination in self.combinations:
             load_config(run / CONFIG, combination.overrides)  # all of them before the first is drawn
 

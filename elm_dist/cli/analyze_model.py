@@ -6,7 +6,8 @@ import typer
 
 from elm_dist.cli.analysis import Out, analyze, present
 from elm_dist.cli.app import RunArgument
-from elm_dist.cli.sampling import Step, parse_numbers
+from elm_dist.cli.lists import parse_list
+from elm_dist.cli.sampling import Step
 
 
 @analyze.command("attention")
@@ -23,7 +24,9 @@ def analyze_attention(
     """Measure how far on the grid each layer and head of a run's model looks, beside uniform attention."""
     from elm_dist.analysis.attention_locality import analyze_attention as run_analysis
 
-    numbers = None if layers is None else parse_numbers("--layers", layers, "a list of layers; write them as in 13,24")
+    numbers = (
+        None if layers is None else parse_list("--layers", layers, int, "a list of layers; write them as in 13,24")
+    )
     present(run_analysis(run, images=images, step=step, layers=numbers), out)
 
 

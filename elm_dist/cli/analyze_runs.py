@@ -1,17 +1,14 @@
 """Commands that look into trained runs: how their loss scales, and how they are best sampled."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
 from elm_dist.cli.analysis import Out, analyze, present
 from elm_dist.cli.app import Overrides, RunArgument
+from elm_dist.cli.lists import parse_list
 from elm_dist.cli.sampling import BatchSize, Preset, Seed, Step
-from elm_dist.errors import ElmError
-
-T = TypeVar("T")
 
 
 @analyze.command()
@@ -66,9 +63,9 @@ def sampling(
     sweep = SamplingSweep(
         run,
         out,
-        schedules=_split("--schedules", schedules, str, "names, as in constant,linear"),
-        scales=_split("--scales", scales, float, "numbers, as in 1,1.5,4"),
-        top_k=_split("--top-k", top_k, int, "whole numbers, as in 0,64"),
+        schedules=parse_list("--schedules", schedules, str, "a list of schedules; write them as in constant,linear"),
+        scales=parse_list("--scales", scales, float, "a list of numbers; write them as in 1,1.5,4"),
+        top_k=parse_list("--top-k", top_k, int, "a list of whole numbers; write them as in 0,64"),
     )
     check_scoring(reference, features, inception_weights)
 
@@ -82,11 +79,3 @@ def sampling(
             sweep.score(reference, features=features, inception_weights=inception_weights, batch_size=batch_size),
             out,
         )
-
-
-def _split(option: str, text: str, read: Callable[[str], T], form: str) -> list[T]:
-    """Return the values in an option, each once; `form` is told to whom mistakes it."""
-    try:
-        return list(dict.fromkeys(read(value.strip()) for value in text.split(",")))
-    except ValueError:
-        raise ElmError(f"{option}: '{text}' is no list of {form}") from None

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from elm_dist.cli.app import Overrides, RunArgument, app
+from elm_dist.cli.lists import parse_list
 from elm_dist.errors import ElmError
 
 Out = Annotated[Path, typer.Option(help="Folder for the images.")]
@@ -108,7 +109,7 @@ def edit(
         DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         image=image,
         classes=_parse_classes("--classes", classes),
-        region=None if region is None else parse_numbers("--region", region, corners, count=4),
+        region=None if region is None else parse_list("--region", region, int, corners, count=4),
         mask=mask,
         keep=keep,
         per_class=per_class,
@@ -133,7 +134,7 @@ def interpolate(
     from elm_dist.sampling.interpolate import interpolate_run
     from elm_dist.sampling.job import DrawingJob
 
-    first, second = parse_numbers("--between", between, "two class numbers; write them as in 207,360", count=2)
+    first, second = parse_list("--between", between, int, "two class numbers; write them as in 207,360", count=2)
     grid = interpolate_run(
         DrawingJob(run, out, seed, batch_size, preset, step, overrides or ()),
         between=(first, second),
@@ -162,18 +163,7 @@ def serve(
 
 
 def _parse_classes(option: str, text: str) -> list[int]:
-    return parse_numbers(option, text, "a list of class numbers; write them as in 207,360")
-
-
-def parse_numbers(option: str, text: str, form: str, count: int | None = None) -> list[int]:
-    """Return the numbers, `count` of them, in an option whose `form` is told to whom mistakes it."""
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or count not in (None, len(numbers)):
-        raise ElmError(f"{option}: '{text}' is not {form}")
-    return numbers
+    return parse_list(option, text, int, "a list of class numbers; write them as in 207,360")
 
 
 def _parse_size(text: str) -> tuple[int, int]:

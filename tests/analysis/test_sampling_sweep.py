@@ -150,9 +150,9 @@ def test_settings_that_do_not_do_are_refused_before_anything_is_drawn(
     said = refuse(trained, real, out, "--scales", "1,0.5")
     assert "sampling.cfg_scale: 0.5 is not allowed; give at least 1" in said
     said = refuse(trained, real, out, "--scales", "1,strong")
-    assert said == "error: --scales: '1,strong' is no list of numbers, as in 1,1.5,4\n"
+    assert said == "error: --scales: '1,strong' is not a list of numbers; write them as in 1,1.5,4\n"
     said = refuse(trained, real, out, "--top-k", "0,")
-    assert said == "error: --top-k: '0,' is no list of whole numbers, as in 0,64\n"
+    assert said == "error: --top-k: '0,' is not a list of whole numbers; write them as in 0,64\n"
     said = refuse(trained, tmp_path / "none", out)
     assert f"error: {tmp_path / 'none'}: there are no images here" in said
     (tmp_path / "real.safetensors").write_text("none")
