@@ -23,7 +23,7 @@ help: ## list the targets
 demo: $(READY) ## train a small model on CIFAR-10 from images to samples, on this machine
 	$(BIN)/elm demo configs/demo.yaml
 
-study: $(READY) ## repeat the paper's comparisons with small models on CIFAR-10, half an hour on 2 quiet cores; it can be stopped
+study: $(READY) ## repeat the paper's comparisons with small models, 45 minutes on 2 quiet cores; it can be stopped
 	$(BIN)/elm study configs/study.yaml --out runs/study --page docs/study
 
 test: lint ## lint, and every test that takes less than a minute

@@ -14,7 +14,7 @@ def study(
     config: ConfigArgument = Path("configs/study.yaml"),
     out: Annotated[Path, typer.Option(help="Folder for tokenizers, runs, samples and logs.")] = Path("runs/study"),
     page: Annotated[Path | None, typer.Option(help="Folder for the page and its figures; OUT/page by default.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Samples of each class that a model is scored by.")] = 50,
+    per_class: Annotated[int, typer.Option(min=1, help="Samples of each class that a model is scored by.")] = 100,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Jobs at a time, one thread each; as many as cores by default.")
     ] = None,

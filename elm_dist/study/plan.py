@@ -15,7 +15,6 @@ from elm_dist.study.variants import (
     SCHEDULES,
     SEEDS,
     SIZES,
-    SMALLEST_AND_LARGEST,
     TOKENIZERS,
     VARIANTS,
     Variant,
@@ -111,12 +110,11 @@ class StudyPlan:
         counts = (analyze("tokens", *codes, out="tokens"), analyze("codes", *codes, out="codes"))
         yield Job("analysis/codes", counts, tuple(f"codes/{name}" for name in CODES))
         runs = {f"{name}-{seed}": self.run(f"{name}-{seed}") for name in SIZES for seed in SEEDS}
-        ends = [f"{name}-{seed}" for name in SMALLEST_AND_LARGEST for seed in SEEDS]
         yield Job(
             "analysis/sizes",
             (
                 analyze("scaling", *runs.values(), out="scaling"),
-                *(analyze("attention", runs[name], out=f"attention-{name}") for name in ends),
+                *(analyze("attention", run, out=f"attention-{name}") for name, run in runs.items()),
             ),
             tuple(f"train/{name}" for name in runs),
         )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from elm_dist.study.plan import StudyPlan
 from elm_dist.study.spread import Layout
-from elm_dist.study.variants import SEEDS, SMALLEST_AND_LARGEST, TOKENIZERS, VARIANTS
+from elm_dist.study.variants import SEEDS, SIZES, TOKENIZERS, VARIANTS
 
 DISTANCE = "FD-MobileNetV2"
 
@@ -31,8 +31,6 @@ MEASURES = {
     "bits": Measure("validation bits per code bit", True, ".4f"),
     "masked_bits": Measure("bits per hidden code bit", True, ".4f"),
     "fd": Measure(f"{DISTANCE} of samples", True, ".1f"),
-    "precision": Measure("precision", False, ".3f"),
-    "recall": Measure("recall", False, ".3f"),
     "guided_fd": Measure(f"{DISTANCE} of samples", True, ".1f"),
     "attention_distance": Measure("mean distance attended to, as a share of uniform attention's", False, ".3f"),
     "psnr_db": Measure("PSNR of reconstructions, dB", False, ".2f", paired=False),
@@ -79,8 +77,7 @@ def _of_models(plan: StudyPlan) -> Iterator[Result]:
             bits = _read(plan.out / "losses" / f"{run}.json")["scores"]["ema validation/bits_per_code_bit"]
             yield Result("masked_bits" if variant.name == "masked" else "bits", variant.name, seed, bits)
             scores = _read(plan.out / "scores" / f"{run}.json")["scores"]
-            for measure, name in (("fd", DISTANCE), ("precision", "precision"), ("recall", "recall")):
-                yield Result(measure, variant.name, seed, scores[name])
+            yield Result("fd", variant.name, seed, scores[DISTANCE])
 
 
 def _of_tokenizers(plan: StudyPlan) -> Iterator[Result]:
@@ -96,7 +93,7 @@ def _of_tokenizers(plan: StudyPlan) -> Iterator[Result]:
 
 
 def _of_attention(plan: StudyPlan) -> Iterator[Result]:
-    for name in SMALLEST_AND_LARGEST:
+    for name in SIZES:
         for seed in SEEDS:
             file = plan.out / "analyses" / f"attention-{name}-{seed}" / "attention_locality.json"
             found = _read(file)["summary"]

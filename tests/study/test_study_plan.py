@@ -14,7 +14,7 @@ from elm_dist.study.plan import Job, StudyPlan
 from elm_dist.study.variants import BASE, BASE_SEEDS, SEEDS, SIZES, VARIANTS
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "study.yaml"
-PLAN = StudyPlan(CONFIG, ("schedule.warmup_steps=7",), Path("out"), 5)
+PLAN = StudyPlan(CONFIG, ("monitoring.log_every=7",), Path("out"), 5)
 JOBS = PLAN.jobs()
 
 
@@ -60,7 +60,7 @@ def test_every_variant_is_trained_with_every_seed() -> None:
 def test_every_training_has_its_seed_and_the_settings_of_all(name: str) -> None:
     config = TRAININGS[name]
     assert config.run.seed == int(name[-1])
-    assert config.schedule.warmup_steps == 7
+    assert config.monitoring.log_every == 7
     assert config.tokenizer_training.images == Path("out/images")
     if name.startswith("train/"):
         assert config.run.directory == Path("out/runs") / name.removeprefix("train/")
