@@ -24,6 +24,9 @@ def derive_deepspeed_config(config: Config, layout: Layout) -> dict[str, Any]:
     if config.parallel.precision == "bf16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        if config.parallel.zero_stage == 1 and "optimizer" not in config.parallel.offload:
+            # Or replicas would round to bf16, to be reduced, the sums that BF16_Optimizer keeps in fp32.
+            settings["communication_data_type"] = "fp32"
     elif config.parallel.precision == "fp16":
         settings["fp16"] = {"enabled": True}  # the scale of the loss follows the gradients
     return settings

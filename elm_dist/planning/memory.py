@@ -12,6 +12,7 @@ WORKSPACE = 2.25 * GB  # the CUDA context, NCCL's buffers, cuBLAS's workspaces
 
 BUCKET = 500_000_000  # elements that DeepSpeed reduces at a time (its default, which we do not change)
 LIVE = 1_000_000_000  # parameters that ZeRO 3 leaves gathered (its default)
+PREFETCH = 50_000_000  # parameters that ZeRO 3 gathers at a time ahead of their use (its default)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class StateBytes:
     optimizer: float  # fp32 master weights and moments
     ema: float
     host: float = 0.0
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Bytes of DeepSpeed's buffers on one rank of a stage."""
+
+    lasting: float = 0.0  # beside everything else
+    passes: float = 0.0  # beside activations
+    update: float = 0.0  # when the activations are gone
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,10 @@ def state_bytes(config: Config, replicas: int) -> StateBytes:
 
 
 def stage_memory(
-    parameters: int, state: StateBytes, activations: float, logits: float, buffers: float = 0.0, update: float = 0.0
+    parameters: int, state: StateBytes, activations: float, logits: float, buffers: Buffers | None = None
 ) -> StageMemory:
-    """Return the memory of a stage with so many `parameters`.
-
-    `activations` and `logits` are what it holds of passes at their height, `buffers` lie beside them, and `update` is
-    what the optimizer's step takes when they are gone.
-    """
-    passes = SLACK * (activations + logits)
+    """Return the memory of a stage with so many `parameters`, whose passes hold `activations` and `logits` at most."""
+    buffers = buffers or Buffers()
     return StageMemory(
         weights=parameters * state.weights,
         gradients=parameters * state.gradients,
@@ -92,31 +98,32 @@ def stage_memory(
         ema=parameters * state.ema,
         activations=SLACK * activations,
         logits=SLACK * logits,
-        buffers=buffers + max(0.0, update - passes),
+        buffers=buffers.lasting + max(buffers.passes, buffers.update - SLACK * (activations + logits)),
         workspace=WORKSPACE,
         host=parameters * state.host,
     )
 
 
-def zero_buffers(config: Config, parameters: int, replicas: int) -> tuple[float, float]:
-    """Return the bytes of DeepSpeed's buffers for a stage: those beside the activations, and those of the update.
+def zero_buffers(config: Config, parameters: int, replicas: int) -> Buffers:
+    """Return DeepSpeed's buffers for a stage.
 
-    ZeRO's optimizer has a bucket from the backward pass on, as large as it is set, and in stage 3 the weights that it
-    gathered. What is in the bucket is copied to be reduced: once, when the activations are gone, if all gradients fit
-    into it. Plain replicas have one for the reduction alone, before AdamW needs a temporary as large as this rank's
-    share of the master weights; with bf16 and ZeRO 1 real processes grow by both together.
+    ZeRO's optimizer has a bucket from the backward pass on, as large as it is set. What is in the bucket is copied to
+    be reduced: once, when the activations are gone, if all gradients fit into it. Stage 3 has the weights that it
+    gathered, and a second time those that it gathered together, until the last of them is used. Plain replicas have a
+    bucket for the reduction alone, before AdamW needs a temporary as large as this rank's share of the master weights;
+    with bf16 and ZeRO 1 real processes grow by both together.
     """
     zero, element = config.parallel.zero_stage, element_bytes(config.parallel.precision)
     temporary = 0.0 if "optimizer" in config.parallel.offload else 4 * parameters / (replicas if zero else 1)
     reduced = 4 * min(BUCKET, parameters) if replicas > 1 else 0
     if zero == 0:
-        return 0.0, max(temporary, reduced)
+        return Buffers(update=max(temporary, reduced))
     if sums_in_fp32(config):
-        return 0.0, temporary + reduced
-    gathered = min(LIVE, parameters) * element if zero == 3 else 0
+        return Buffers(update=temporary + reduced)
+    gathered, prefetched = (element * min(most, parameters) if zero == 3 else 0 for most in (LIVE, PREFETCH))
     bucket = BUCKET * (4 if zero == 1 and config.parallel.precision == "bf16" else element)  # as are its gradients
     copied = element * min(BUCKET, parameters) if replicas > 1 else 0
-    return bucket + gathered + (copied if parameters > BUCKET else 0), max(temporary, copied)
+    return Buffers(bucket + gathered + (copied if parameters > BUCKET else 0), prefetched, max(temporary, copied))
 
 
 def sums_in_fp32(config: Config) -> bool:

@@ -90,15 +90,13 @@ def plan_run(config: Config, cluster: Cluster) -> Plan:
     for stage, numbers in enumerate(stage_layers(config, layout)):
         parameters = sum(layers[number].parameters for number in numbers)
         recomputed = max(layers[number].recomputed for number in numbers)
-        buffers, update = zero_buffers(config, parameters, layout.replicas)
         has_loss = len(layers) - 1 in numbers
         memory = stage_memory(
             parameters,
             state,
             timeline.peak_activations[stage] + recomputed,
             loss_bytes(config) if has_loss else 0.0,
-            buffers,
-            update,
+            zero_buffers(config, parameters, layout.replicas),
         )
         stages.append((parameters, memory))
     step = plan_step(config, layout, cluster, timeline, max(parameters for parameters, _ in stages))

@@ -57,6 +57,6 @@ def resident(config: Config, parameters: int, memory: StageMemory) -> float:
 
     ZeRO 1's gradients move into their bucket; ZeRO 2 and 3 have summed them elsewhere by then.
     """
-    allocated, _ = zero_buffers(config, 0, 1)
+    allocated = zero_buffers(config, 0, 1).lasting
     written = element_bytes(config.parallel.precision) * parameters if config.parallel.zero_stage >= 2 else 0
     return memory.total - WORKSPACE - allocated + written

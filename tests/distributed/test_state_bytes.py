@@ -36,4 +36,4 @@ def test_state_is_as_planned(cases: dict[str, list[str]], tmp_path: Path) -> Non
         planned = sum(vars(state_bytes(config, 2)).values())
         print(f"{name}: {held:.2f} bytes of a parameter, {planned:.2f} planned; buckets {buckets}")
         assert held == pytest.approx(planned, rel=0.03)
-        assert all(bucket == zero_buffers(config, 0, 2)[0] for bucket in buckets)
+        assert all(bucket == zero_buffers(config, 0, 2).lasting for bucket in buckets)

@@ -3,7 +3,7 @@
 import pytest
 from planned import cluster, size
 
-from elm_dist.planning.memory import BUCKET, state_bytes, zero_buffers
+from elm_dist.planning.memory import BUCKET, PREFETCH, Buffers, state_bytes, zero_buffers
 
 
 def test_zero_divides_among_replicas() -> None:
@@ -25,12 +25,18 @@ def test_all_offloaded_leaves_gradients() -> None:
 
 def test_a_reduction_copies_what_is_in_the_bucket() -> None:
     config, few, many = size("l", "parallel.zero_stage=2"), BUCKET // 10, 2 * BUCKET
-    assert zero_buffers(config, few, 1) == (2 * BUCKET, 4 * few)
-    assert zero_buffers(config, few, 4) == (2 * BUCKET, 2 * few)  # once, when the activations are gone
-    assert zero_buffers(config, many, 4) == (2 * BUCKET + 2 * BUCKET, 2 * BUCKET)  # and beside them
+    assert zero_buffers(config, few, 1) == Buffers(2 * BUCKET, update=4 * few)
+    assert zero_buffers(config, few, 4) == Buffers(2 * BUCKET, update=2 * few)  # once, when the activations are gone
+    assert zero_buffers(config, many, 4) == Buffers(2 * BUCKET + 2 * BUCKET, update=2 * BUCKET)  # and beside them
+
+
+def test_weights_gathered_together_are_there_twice_until_the_last_is_used() -> None:
+    config, few = size("l", "parallel.zero_stage=3"), PREFETCH // 10
+    assert zero_buffers(config, few, 4) == Buffers(2 * BUCKET + 2 * few, passes=2 * few, update=2 * few)
+    assert zero_buffers(config, 3 * PREFETCH, 4).passes == 2 * PREFETCH
 
 
 def test_plain_replicas_give_their_bucket_back_before_the_update() -> None:
     plain = size("l", "parallel.precision=fp32", "parallel.zero_stage=0")
-    assert zero_buffers(plain, 1000, 4) == (0, 4000)
-    assert zero_buffers(size("l"), 1000, 4) == (0, 4000 + 1000)  # bf16 with ZeRO 1 does not
+    assert zero_buffers(plain, 1000, 4) == Buffers(update=4000)
+    assert zero_buffers(size("l"), 1000, 4) == Buffers(update=4000 + 1000)  # bf16 with ZeRO 1 does not
