@@ -24,9 +24,14 @@ def derive_deepspeed_config(config: Config, layout: Layout) -> dict[str, Any]:
     if config.parallel.precision == "bf16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-        if config.parallel.zero_stage == 1 and "optimizer" not in config.parallel.offload:
-            # Or replicas would round to bf16, to be reduced, the sums that BF16_Optimizer keeps in fp32.
-            settings["communication_data_type"] = "fp32"
     elif config.parallel.precision == "fp16":
         settings["fp16"] = {"enabled": True}  # the scale of the loss follows the gradients
+    if sums_in_fp32(config):  # or replicas would round those sums to bf16 to reduce them
+        settings["communication_data_type"] = "fp32"
     return settings
+
+
+def sums_in_fp32(config: Config) -> bool:
+    """Return whether DeepSpeed's BF16_Optimizer trains, which keeps whole sums of gradients in fp32."""
+    parallel = config.parallel
+    return parallel.precision == "bf16" and parallel.zero_stage == 1 and "optimizer" not in parallel.offload

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from elm_dist.config import Config
+from elm_dist.parallel.deepspeed_config import sums_in_fp32
 from elm_dist.planning.hardware import GB
 from elm_dist.planning.work import element_bytes
 
@@ -109,24 +110,16 @@ def zero_buffers(config: Config, parameters: int, replicas: int) -> Buffers:
 
     ZeRO's optimizer has a bucket from the backward pass on, as large as it is set. What is in the bucket is copied to
     be reduced: once, when the activations are gone, if all gradients fit into it. Stage 3 has the weights that it
-    gathered, and a second time those that it gathered together, until the last of them is used. Plain replicas have a
-    bucket for the reduction alone, before AdamW needs a temporary as large as this rank's share of the master weights;
-    with bf16 and ZeRO 1 real processes grow by both together.
+    gathered, and a second time those that it gathered together, until the last of them is used. Plain replicas, and
+    bf16 with ZeRO 1, have a bucket for the reduction alone, before AdamW needs a temporary as large as this rank's
+    share of the master weights.
     """
     zero, element = config.parallel.zero_stage, element_bytes(config.parallel.precision)
     temporary = 0.0 if "optimizer" in config.parallel.offload else 4 * parameters / (replicas if zero else 1)
     reduced = 4 * min(BUCKET, parameters) if replicas > 1 else 0
-    if zero == 0:
+    if zero == 0 or sums_in_fp32(config):
         return Buffers(update=max(temporary, reduced))
-    if sums_in_fp32(config):
-        return Buffers(update=temporary + reduced)
     gathered, prefetched = (element * min(most, parameters) if zero == 3 else 0 for most in (LIVE, PREFETCH))
     bucket = BUCKET * (4 if zero == 1 and config.parallel.precision == "bf16" else element)  # as are its gradients
     copied = element * min(BUCKET, parameters) if replicas > 1 else 0
     return Buffers(bucket + gathered + (copied if parameters > BUCKET else 0), prefetched, max(temporary, copied))
-
-
-def sums_in_fp32(config: Config) -> bool:
-    """Return whether DeepSpeed's BF16_Optimizer trains, which keeps whole sums of gradients in fp32."""
-    parallel = config.parallel
-    return parallel.precision == "bf16" and parallel.zero_stage == 1 and "optimizer" not in parallel.offload

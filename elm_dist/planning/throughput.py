@@ -10,11 +10,11 @@ from itertools import pairwise
 
 from elm_dist.config import Config
 from elm_dist.model.cost import count_parameters, training_flops_per_image
+from elm_dist.parallel.deepspeed_config import sums_in_fp32
 from elm_dist.parallel.layout import Layout
 from elm_dist.parallel.partition import plan_stages
 from elm_dist.parallel.schedule import PartCost, ScheduleName, Timeline, build_schedule, simulate
 from elm_dist.planning.hardware import GB, Cluster
-from elm_dist.planning.memory import sums_in_fp32
 from elm_dist.planning.work import LayerWork, element_bytes
 
 ACHIEVED = 0.8  # of the rate of a wire

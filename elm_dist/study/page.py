@@ -6,14 +6,7 @@ Knows nothing of where numbers come from.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from elm_dist.study.claims import (
-    FINDINGS,
-    Comparison,
-    Finding,
-    compare,
-    controls_of,
-    judge,
-)
+from elm_dist.study.claims import FINDINGS, Comparison, Finding, compare, controls_of, judge
 from elm_dist.study.results import MEASURES, Result, lay_out
 from elm_dist.study.variants import VARIANTS
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import torch
 from deepspeed.runtime.config import DeepSpeedConfig
 
 from elm_dist.config_file import load_config
@@ -41,5 +42,14 @@ def test_deepspeed_reads_every_key_that_is_derived() -> None:
     assert set(settings) == tested
 
 
+def test_sums_in_fp32_are_reduced_in_fp32() -> None:
+    """DeepSpeed itself would round them to bf16 on their way between replicas."""
+    settings = derive("parallel.precision=bf16", "parallel.zero_stage=1")
+    assert DeepSpeedConfig(settings).communication_data_type == torch.float32
+    for others in (["parallel.zero_stage=2"], ["parallel.zero_stage=1", "parallel.offload=[optimizer]"]):
+        assert "communication_data_type" not in derive("parallel.precision=bf16", *others)
+
+
 def test_fp32_asks_for_no_other_precision() -> None:
+    assert "communication_data_type" not in derive()
     assert "bf16" not in derive()

@@ -39,4 +39,4 @@ def test_weights_gathered_together_are_there_twice_until_the_last_is_used() -> N
 def test_plain_replicas_give_their_bucket_back_before_the_update() -> None:
     plain = size("l", "parallel.precision=fp32", "parallel.zero_stage=0")
     assert zero_buffers(plain, 1000, 4) == Buffers(update=4000)
-    assert zero_buffers(size("l"), 1000, 4) == Buffers(update=4000 + 1000)  # bf16 with ZeRO 1 does not
+    assert zero_buffers(size("l"), 1000, 4) == Buffers(update=4000)  # and so does bf16 with ZeRO 1
